@@ -1,0 +1,32 @@
+# The names here are a contract (README.md lists them). Everything starts from a bare Linux machine with Python 3.11+ and a C compiler.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+CLUSTER ?= local
+VENV := .venv
+BIN := $(VENV)/bin
+export CLUSTER
+export PYTHONPATH := operator:hack
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# The stamp holds the hash of what is installed, so a changed pin re-installs and an unchanged one costs nothing.
+$(VENV)/.installed: requirements/runtime.txt requirements/dev.txt pyproject.toml
+	@test -x $(BIN)/python || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/runtime.txt requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv: $(VENV)/.installed
+
+requirements: ## compile the pinned, hashed requirement files again
+	uv=$$(command -v uv || echo $(BIN)/uv); \
+	for set in uv dev runtime; do case $$set in runtime) from=pyproject.toml;; *) from=requirements/$$set.in;; esac; \
+	$$uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command "make requirements" $$( [ $$set = dev ] && echo "-c requirements/runtime.txt" || true ) \
+	  -o requirements/$$set.txt $$from; done
+
+.PHONY: help .venv requirements

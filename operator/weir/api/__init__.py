@@ -1,0 +1,1 @@
+"""What users write: the pydantic models behind the custom resources, and the contracts between the two programs. Pure."""

@@ -1,0 +1,1 @@
+"""The operator: watches, a de-duplicating queue, reconcile, the autoscale loop, status."""

@@ -1,0 +1,1 @@
+"""The data plane: an OpenAI-compatible HTTP server that decides, relays and meters."""

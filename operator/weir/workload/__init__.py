@@ -1,0 +1,1 @@
+"""ModelDeployment to Kubernetes objects. Pure: takes models, gives manifests."""
