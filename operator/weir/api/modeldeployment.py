@@ -16,6 +16,12 @@ PRODUCT_LABELS = {"nvidia.com/gpu": "nvidia.com/gpu.product", "amd.com/gpu": "am
 
 # A raw piece of PodSpec: validated by the API server when the pod is made, so its schema is not repeated here.
 PASSED_ON: dict[str, JsonValue] = {"x-kubernetes-preserve-unknown-fields": True}
+_ENV_VAR: dict[str, JsonValue] = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {"name": {"type": "string", "maxLength": 256}},
+    **PASSED_ON,
+}
 
 
 class SecretRef(ApiModel):
@@ -95,14 +101,7 @@ class Engine(ApiModel):
         (),
         max_length=64,
         description="as in a container",
-        json_schema_extra={
-            "items": {
-                "type": "object",
-                "required": ["name"],
-                "properties": {"name": {"type": "string", "maxLength": 256}},
-                **PASSED_ON,
-            }
-        },
+        json_schema_extra={"items": _ENV_VAR},
     )
     max_model_len: int | None = Field(
         None, ge=1, le=100_000_000, description="context window in tokens; default: the model's own"
@@ -426,7 +425,8 @@ class ModelDeployment(CustomResource):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             rule="self.metadata.name.matches('^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$')",
-            message="metadata.name must begin with a letter and have at most 52 of a-z, 0-9 and -: Services and ReplicaSets are named after it",
+            message="metadata.name must begin with a letter and have at most 52 of a-z, 0-9 and -:"
+            " Services and ReplicaSets are named after it",
         ),
     )
 
