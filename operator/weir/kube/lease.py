@@ -107,26 +107,23 @@ class LeaderElection:
         """Renews for ever. Raises LeaseLost."""
         loop = asyncio.get_running_loop()
         while True:
-            deadline = loop.time() + self._renewed_at + self._renew_seconds - time.monotonic()
+            left = self._renewed_at + self._renew_seconds - time.monotonic()
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(loop.time() + left):
                     await asyncio.sleep(self._retry_seconds)
-                    while not await self._renew():
-                        await asyncio.sleep(self._retry_seconds)
+                    await self._renew()
             except TimeoutError:
                 raise LeaseLost(f"the Lease {self._name} was not renewed for {self._renew_seconds:g} s") from None
 
-    async def _renew(self) -> bool:
+    async def _renew(self) -> None:
         try:
-            if await self._write():
-                return True
+            renewed = await self._write()
         except ApiError as error:
             log.warning("the Lease was not renewed", lease=self._name, error=str(error))
-            return False
+            return
         holder = self._observed.get("holderIdentity")
-        if holder and holder != self.identity:
+        if not renewed and holder and holder != self.identity:
             raise LeaseLost(f"the Lease {self._name} is held by {holder}")
-        return False
 
     async def _write(self) -> bool:
         """One attempt to take or keep the Lease. Returns whether it is ours; False also where somebody wrote first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 import orjson
 import structlog
@@ -70,6 +70,6 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
 
 def render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     """The last processor: one line of JSON, redacted as a whole so that no nesting hides anything."""
-    first: dict[str, Any] = {name: event.pop(name) for name in ("time", "level", "event") if name in event}
-    line = orjson.dumps(first | event, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
+    first = {name: event.pop(name) for name in ("time", "level", "event") if name in event}
+    line = orjson.dumps({**first, **event}, default=str, option=orjson.OPT_NON_STR_KEYS)
     return redact(line.decode())
