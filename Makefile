@@ -22,6 +22,20 @@ $(VENV)/.installed: requirements/runtime.txt requirements/dev.txt pyproject.toml
 
 .venv: $(VENV)/.installed
 
+lint: .venv ## style, types, import contracts, generated files, chart
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/weir crds --check
+	@helm=$$($(BIN)/python -m controlplane helm) && $$helm lint --strict charts/weir
+
+test: .venv ## every test that needs no GPU, no Docker and no real vLLM
+	@$(BIN)/pytest
+
+dev: .venv ## a cluster that stays up until Ctrl-C, and what to export to use it
+	@$(BIN)/python -m devcluster up
+
 requirements: ## compile the pinned, hashed requirement files again
 	uv=$$(command -v uv || echo $(BIN)/uv); \
 	for set in uv dev runtime; do case $$set in runtime) from=pyproject.toml;; *) from=requirements/$$set.in;; esac; \
@@ -29,4 +43,4 @@ requirements: ## compile the pinned, hashed requirement files again
 	  --custom-compile-command "make requirements" $$( [ $$set = dev ] && echo "-c requirements/runtime.txt" || true ) \
 	  -o requirements/$$set.txt $$from; done
 
-.PHONY: help .venv requirements
+.PHONY: help .venv lint test dev requirements

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from controlplane.api import Api
 from controlplane.credentials import Credentials
 from controlplane.run import Run
 
@@ -42,11 +41,10 @@ class Layout:
         return f"https://{self.address}:{self.ports.api}"
 
 
-def start(run: Run, programs: Mapping[str, Path], layout: Layout, credentials: Credentials) -> None:
+def start(run: Run, programs: Mapping[str, Path], layout: Layout, credentials: Credentials, api: Api) -> None:
     """Starts the four; returns when the API server is ready."""
     run.start("etcd", [programs["etcd"], *_etcd(layout, run.folder)])
-    start_api(run, programs, layout, credentials)
-    run.wait("the API server", lambda: ready(layout.address, layout.ports.api, credentials), needs="kube-apiserver")
+    start_api(run, programs, layout, credentials, api)
     for name, arguments in (
         ("kube-controller-manager", _controller_manager(layout, credentials)),
         ("kube-scheduler", _common(layout, credentials, "kube-scheduler", layout.ports.scheduler)),
@@ -54,22 +52,10 @@ def start(run: Run, programs: Mapping[str, Path], layout: Layout, credentials: C
         run.start(name, [programs[name], *arguments])
 
 
-def start_api(run: Run, programs: Mapping[str, Path], layout: Layout, credentials: Credentials) -> None:
-    """Starts the API server and does not wait."""
+def start_api(run: Run, programs: Mapping[str, Path], layout: Layout, credentials: Credentials, api: Api) -> None:
+    """Starts the API server and waits until it is ready, as seen through api."""
     run.start("kube-apiserver", [programs["kube-apiserver"], *_api(layout, credentials)])
-
-
-def ready(host: str, port: int, credentials: Credentials) -> bool:
-    """Whether an API server says so."""
-    context = ssl.create_default_context(cafile=str(credentials.ca))
-    connection = http.client.HTTPSConnection(host, port, timeout=2, context=context)
-    try:
-        connection.request("GET", "/readyz", headers={"Authorization": f"Bearer {credentials.tokens['admin']}"})
-        return connection.getresponse().status == 200
-    except OSError:
-        return False  # not listening yet
-    finally:
-        connection.close()
+    run.wait("the API server", api.ready, needs="kube-apiserver")
 
 
 def _etcd(layout: Layout, folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from controlplane import components, credentials, programs
+from controlplane.api import Api
 from controlplane.components import Layout, Ports
 from controlplane.run import Run
 
@@ -39,7 +40,8 @@ class ControlPlane:
             self._layout = Layout(address, _free_ports(address), "10.96.0.0/16", has_nodes=False)
             hosts = [address, "127.0.0.1", "localhost", "kubernetes.default.svc", "10.96.0.1"]
             self._credentials = credentials.issue(self._run.folder / "credentials", hosts, nodes=[])
-            components.start(self._run, self._programs, self._layout, self._credentials)
+            self.api = Api(address, self._layout.ports.api, self.ca, self.token)
+            components.start(self._run, self._programs, self._layout, self._credentials, self.api)
             self.kubeconfig = self._credentials.kubeconfig("admin", self.url)
         except BaseException:
             self._run.stop()
@@ -51,6 +53,9 @@ class ControlPlane:
 
     kubeconfig: Path
     """Of a cluster administrator."""
+
+    api: Api
+    """For a few requests by hand, as a cluster administrator."""
 
     @property
     def url(self) -> str:
@@ -67,6 +72,11 @@ class ControlPlane:
         """PEM file that verifies the API server."""
         return self._credentials.ca
 
+    @property
+    def folder(self) -> Path:
+        """Holds everything of this run: `logs/`, data, credentials. Goes with it."""
+        return self._run.folder
+
     def pause_api(self) -> None:
         """The API server hangs: connections stand, nothing answers."""
         self._run.signal("kube-apiserver", signal.SIGSTOP)
@@ -81,12 +91,7 @@ class ControlPlane:
 
     def start_api(self) -> None:
         """Ends stop_api(); returns when the API server is ready, at the same address."""
-        components.start_api(self._run, self._programs, self._layout, self._credentials)
-        self._run.wait(
-            "the API server",
-            lambda: components.ready(self._layout.address, self._layout.ports.api, self._credentials),
-            needs="kube-apiserver",
-        )
+        components.start_api(self._run, self._programs, self._layout, self._credentials, self.api)
 
 
 def _free_ports(address: str) -> Ports:
