@@ -8,7 +8,7 @@ model that loads for minutes does not get asked for twice, four and eight times 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from weir.api.modeldeployment import Behavior, ModelDeploymentSpec
@@ -61,7 +61,7 @@ class ScalingTarget:
     """Of one replica."""
     idle_seconds: float
     max_pending: int
-    behavior: Behavior = Behavior()
+    behavior: Behavior = field(default_factory=Behavior)
 
     @classmethod
     def from_spec(cls, spec: ModelDeploymentSpec) -> "ScalingTarget":
@@ -146,6 +146,8 @@ def recommend(target: ScalingTarget, seen: Observation, history: History) -> Rec
     asked, reason = _settle(target, seen, history, wanted, in_panic=in_panic)
     asked, reason = _around_zero(target, seen, seen.demand, asked, reason)
     desired, limit = _bound(target, seen, asked)
+    if desired == seen.current and reason in (Reason.DEMAND_ROSE, Reason.DEMAND_FELL, Reason.PANIC):
+        reason = Reason.ON_TARGET  # a bound took back what demand asked for; `limit` says which
     message = _message(target, seen, demand, desired, limit)
     remembered = _remember(replace(history, panic_at=panic_at), seen, wanted, desired, target)
     return Recommendation(desired, reason, limit, message, remembered)
