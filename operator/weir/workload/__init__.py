@@ -1,1 +1,1 @@
-"""ModelDeployment to Kubernetes objects. Pure: takes models, gives manifests."""
+"""ModelDeployment to Kubernetes objects: one Service, and one ReplicaSet for each revision. Pure."""
