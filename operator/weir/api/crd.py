@@ -191,7 +191,8 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
         node["properties"] = {name: _structural(child, definitions) for name, child in node["properties"].items()}
         node.pop("additionalProperties", None)
         if isinstance(node.get("default"), dict):
-            node["default"] = {}  # the children's own defaults fill it
+            # Whole, not {} for the API server to fill in: it runs the CEL rules on a default as it stands here.
+            node["default"] = {k: child["default"] for k, child in node["properties"].items() if "default" in child}
     elif isinstance(node.get("additionalProperties"), dict):
         node["additionalProperties"] = _structural(node["additionalProperties"], definitions)
     else:
