@@ -103,7 +103,7 @@ def test_the_policy_of_a_spec() -> None:
             "overflow": {
                 "targets": [{"providerRef": {"name": "p"}, "model": "m"}],
                 "holdTime": "250ms",
-                "on": ["Saturated"],
+                "causes": ["Saturated"],
             },
         }
     )

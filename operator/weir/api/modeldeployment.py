@@ -295,7 +295,7 @@ class Overflow(ApiModel):
     hold_time: Duration = Field(
         Duration("500ms"), description="how long a request waits for a local slot before it spills"
     )
-    on: tuple[OverflowCause, ...] = Field(
+    causes: tuple[OverflowCause, ...] = Field(
         ("Saturated", "ColdStart", "ReplicaFailure"),
         min_length=1,
         max_length=3,

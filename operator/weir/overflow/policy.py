@@ -103,7 +103,7 @@ class OverflowPolicy:
         if spec.overflow is None:
             return cls(*waits)
         overflow: Overflow = spec.overflow
-        causes = frozenset(_CAUSES[cause] for cause in overflow.on)
+        causes = frozenset(_CAUSES[cause] for cause in overflow.causes)
         return cls(*waits, overflow.hold_time.seconds, causes, overflow.data_policy)
 
 
