@@ -27,7 +27,8 @@ lint: .venv ## style, types, import contracts, generated files, chart
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/weir crds --check
+	@$(GENERATE) --check
+	@$(BIN)/weir crds --output-dir charts/weir/files/crds --check
 	@helm=$$($(BIN)/python -m controlplane helm) && $$helm lint --strict charts/weir
 
 test: .venv ## every test that needs no GPU, no Docker and no real vLLM
@@ -36,6 +37,12 @@ test: .venv ## every test that needs no GPU, no Docker and no real vLLM
 dev: .venv ## a cluster that stays up until Ctrl-C, and what to export to use it
 	@$(BIN)/python -m devcluster up
 
+GENERATE := $(BIN)/weir crds --output-dir crds --reference docs/reference/api.md
+
+generate: .venv ## CRDs and API reference from the models
+	@$(GENERATE)
+	@$(BIN)/weir crds --output-dir charts/weir/files/crds
+
 requirements: ## compile the pinned, hashed requirement files again
 	uv=$$(command -v uv || echo $(BIN)/uv); \
 	for set in uv dev runtime; do case $$set in runtime) from=pyproject.toml;; *) from=requirements/$$set.in;; esac; \
@@ -43,4 +50,4 @@ requirements: ## compile the pinned, hashed requirement files again
 	  --custom-compile-command "make requirements" $$( [ $$set = dev ] && echo "-c requirements/runtime.txt" || true ) \
 	  -o requirements/$$set.txt $$from; done
 
-.PHONY: help .venv lint test dev requirements
+.PHONY: help .venv lint test dev generate requirements

@@ -101,7 +101,7 @@ KINDS = (
 def generate() -> dict[str, str]:
     """All CRDs as YAML, by file name."""
     return {
-        kind.file_name: _HEADER + yaml.dump(_crd(kind), Dumper=_WithoutAnchors, sort_keys=False, width=130)
+        kind.file_name: _HEADER + yaml.dump(definition(kind), Dumper=_WithoutAnchors, sort_keys=False, width=130)
         for kind in KINDS
     }
 
@@ -116,7 +116,8 @@ class _WithoutAnchors(yaml.SafeDumper):
 _HEADER = "# Generated from operator/weir/api by `make generate`; edit the models, not this.\n"
 
 
-def _crd(kind: Kind) -> Schema:
+def definition(kind: Kind) -> Schema:
+    """The CustomResourceDefinition of a kind."""
     name = kind.model.kind_name
     subresources: Schema = {"status": {}} | ({"scale": kind.scale} if kind.scale else {})
     version = {
