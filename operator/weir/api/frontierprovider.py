@@ -83,9 +83,9 @@ class FrontierProviderSpec(ApiModel):
     timeouts: Timeouts = Timeouts()
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            rule="self.baseURL.matches('^https?://[A-Za-z0-9.:\\\\[\\\\]-]+(/[^?#]*[^?#/])?$')",
-            message="spec.baseURL must be http(s)://HOST[:PORT][/PATH] without user, query, fragment or a slash at the end",
+        Rule(  # in the path: printable ASCII but ? and #, and no / at the end
+            rule="self.baseURL.matches('^https?://[A-Za-z0-9.:\\\\[\\\\]-]+(/[!-\"$->@-~]*[!-\"$-.0->@-~])?$')",
+            message="spec.baseURL must be http(s)://HOST[:PORT][/PATH] without user, query, fragment, blank or a slash at the end",
             field_path=".baseURL",
         ),
     )
@@ -117,6 +117,13 @@ class FrontierProvider(CustomResource):
     metadata: ObjectMeta
     spec: FrontierProviderSpec
     status: FrontierProviderStatus = FrontierProviderStatus()
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="size(self.metadata.name) <= 200",
+            message="metadata.name must have at most 200 characters: its SpendLedger is named after it",
+        ),
+    )
 
     def find_model(self, name: str) -> ProviderModel | None:
         """The model of that exact name."""
