@@ -1,0 +1,336 @@
+"""The HTTP surface of the simulated engine: routes, errors, streams, faults, drain."""
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic_core import SchemaValidator
+
+from engines.faults import Fault, FaultPlan
+from engines.vllm import VERSION, protocol, tokens, validation
+from engines.vllm.arguments import REQUEST_FAULTS, START_FAULTS, Settings
+from engines.vllm.call import Call
+from engines.vllm.engine import Engine
+from engines.vllm.metrics import Metrics
+from engines.vllm.validation import RequestError
+
+_BODY_LIMIT = 64 * 1024 * 1024
+_DIMENSIONS = 384  # of an embedding
+
+
+class Server:
+    """One simulated replica. `app` serves it; `drain` is what SIGTERM asks for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        model = settings.step_model
+        start = settings.fault is not None and settings.fault.kind in START_FAULTS
+        self.faults = FaultPlan(None if start else settings.fault)
+        self.metrics = Metrics(settings.names[0], settings.max_model_len, model.kv_blocks, model.block)
+        self.engine = Engine(settings, self.metrics, self.faults)
+        self.prefixes = tokens.PrefixCache(model.kv_blocks, model.block)
+        self.load = 0
+        self.draining = False
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[_errors], client_max_size=_BODY_LIMIT)
+        add = app.router
+        for path, handler in {
+            "/health": self._health,
+            "/ping": self._health,
+            "/version": self._version,
+            "/load": self._load,
+            "/metrics": self._metrics,
+            "/v1/models": self._models,
+            "/sim/fault": self._show_fault,
+        }.items():
+            add.add_get(path, handler, allow_head=False)
+        add.add_post("/ping", self._health)
+        add.add_post("/sim/fault", self._set_fault)
+        add.add_post("/tokenize", self._tokenize)
+        add.add_post("/detokenize", self._detokenize)
+        if self.settings.pooling:
+            add.add_post("/v1/embeddings", self._embeddings)
+        else:
+            add.add_post("/v1/chat/completions", self._chat)
+            add.add_post("/v1/completions", self._completions)
+        return app
+
+    async def drain(self) -> None:
+        """SIGTERM as the real one takes it: running requests get `shutdown_timeout` seconds, new ones a 500, /health stays 200.
+
+        With 0 everything that runs stalls at once, unanswered; past the timeout what is left ends in an error."""
+        self.draining = True
+        if self.settings.shutdown_timeout <= 0:
+            self.engine.stall()
+            return
+        try:
+            await asyncio.wait_for(self.engine.drained.wait(), self.settings.shutdown_timeout)
+        except TimeoutError:
+            self.engine.fail_all()
+
+    # --- generation ---
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await self._body(request, validation.CHAT)
+        validation.check_stream_options(body)
+        validation.check_model(self.settings, body.get("model"))
+        if body.get("tools") and body.get("tool_choice", "auto") == "auto" and not self.settings.auto_tools:
+            raise RequestError('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
+        if not body["messages"]:
+            raise RequestError("Cannot apply chat template to an empty conversation. Provide at least one message.")
+        prompt = tokens.render_chat([(m["role"], self._content(m.get("content"))) for m in body["messages"]])
+        task = validation.task(self.settings, body, (prompt,), _told(request))
+        return await self._generate(request, task, protocol.ChatWriter(task))
+
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        body = await self._body(request, validation.COMPLETION)
+        validation.check_stream_options(body)
+        prompts = _prompts(body.get("prompt"))
+        if not prompts or not all(prompts):
+            message = "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)"
+            raise RequestError(message, param="prompt")
+        validation.check_model(self.settings, body.get("model"))
+        body.setdefault("max_tokens", 16)  # OpenAI's default for this route, and vLLM's
+        task = validation.task(self.settings, body, prompts, _told(request))
+        return await self._generate(request, task, protocol.CompletionWriter(task))
+
+    async def _generate(
+        self, request: web.Request, task: validation.Task, writer: protocol.Writer
+    ) -> web.StreamResponse:
+        fault = self.faults.next()
+        kind = fault.kind if fault else None
+        if kind == "die-before-headers":
+            return _cut(request)
+        self._check_alive()
+        self.load += self.settings.load_tracking
+        try:
+            if task.stream:
+                return await self._stream(request, task, writer, fault)
+            self._admit(task)
+            with Call(self.engine, task, self.prefixes, hang=kind == "hang") as call:
+                while not call.finished:
+                    await call.progress()
+                    if call.failed:
+                        raise validation.engine_dead()
+                texts = [delta.text for delta in call.deltas()]
+                usage = call.usage(chat=isinstance(writer, protocol.ChatWriter))
+                raw = protocol.compact(writer.body(texts, "stop" if task.stops else "length", usage)).encode()
+            if kind in ("die-before-first-token", "die-mid-stream"):
+                return await _cut_body(request, raw, 0 if kind == "die-before-first-token" else len(raw) // 2)
+            return web.Response(body=raw, content_type="application/json")
+        finally:
+            self.load -= self.settings.load_tracking
+
+    async def _stream(
+        self, request: web.Request, task: validation.Task, writer: protocol.Writer, fault: Fault | None
+    ) -> web.StreamResponse:
+        kind = fault.kind if fault else None
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)  # the status is out before anyone asks whether there is room
+        try:
+            self._admit(task)
+            with Call(self.engine, task, self.prefixes, hang=kind == "hang") as call:
+                opening = writer.opening(len(call.generations), sum(task.prompt_tokens))
+                left = fault.tokens if fault and kind == "die-mid-stream" else None
+                while not call.finished:
+                    await self._progress(call, response)
+                    if call.failed:
+                        raise validation.engine_dead()
+                    if kind == "die-before-first-token":
+                        return _cut(request, response)
+                    deltas = list(call.deltas(left))
+                    await response.write(opening + b"".join(self._delta(writer, task, delta) for delta in deltas))
+                    opening = b""
+                    if left is not None:
+                        left -= sum(delta.count for delta in deltas)
+                        if left <= 0:
+                            return _cut(request, response)
+                usage = call.usage(chat=isinstance(writer, protocol.ChatWriter))
+                await response.write(writer.closing(usage))
+        except RequestError as error:
+            await response.write(f"data: {json.dumps(error.body)}\n\n".encode() + protocol.DONE)
+        await response.write_eof()
+        return response
+
+    async def _progress(self, call: Call, response: web.StreamResponse) -> None:
+        interval = self.settings.keep_alive_interval
+        if interval <= 0:
+            return await call.progress()
+        while True:
+            try:
+                return await asyncio.wait_for(call.progress(), interval)
+            except TimeoutError:
+                await response.write(b": keep-alive\n\n")
+
+    def _delta(self, writer: protocol.Writer, task: validation.Task, delta: Any) -> bytes:
+        finish = ("stop" if task.stops else "length") if delta.finished else None
+        prompt = task.prompt_tokens[delta.index // task.n]
+        return writer.delta(delta.index, delta.text, finish, prompt, delta.total)
+
+    def _admit(self, task: validation.Task) -> None:
+        limit = self.settings.max_num_queued_reqs
+        if limit is not None and self.engine.unfinished + task.n * len(task.prompts) > limit:
+            self.metrics.rejected.inc()
+            raise validation.busy()
+
+    def _check_alive(self) -> None:
+        if self.engine.dead:
+            raise validation.engine_dead()
+        if self.draining:
+            raise validation.shutting_down()
+
+    def _content(self, content: object) -> str:
+        if content is None or isinstance(content, str):
+            return content or ""
+        parts = [
+            part if isinstance(part, dict) else {} for part in (content if isinstance(content, list) else [content])
+        ]
+        if any(part.get("type") != "text" for part in parts):
+            raise RequestError(f"{self.settings.names[0]} is not a multimodal model")
+        return "\n".join(str(part.get("text", "")) for part in parts)
+
+    # --- the rest ---
+
+    async def _embeddings(self, request: web.Request) -> web.Response:
+        body = await self._body(request, validation.EMBEDDING)
+        model = validation.check_model(self.settings, body.get("model"))
+        self._check_alive()
+        prompts = _prompts(body["input"])
+        task = validation.task(self.settings, {"model": model, "max_tokens": 1}, prompts, _told(request))
+        self._admit(task)
+        with Call(self.engine, task, self.prefixes, hang=False) as call:
+            while not call.finished:
+                await call.progress()
+                if call.failed:
+                    raise validation.engine_dead()
+        size = body.get("dimensions") or _DIMENSIONS
+        data = [
+            {"index": index, "object": "embedding", "embedding": _vector(tokens.seed(prompt, 0), size)}
+            for index, prompt in enumerate(prompts)
+        ]
+        count = sum(task.prompt_tokens)
+        usage = {"prompt_tokens": count, "total_tokens": count, "completion_tokens": 0, "prompt_tokens_details": None}
+        head = {"id": f"embd-{uuid.uuid4().hex[:16]}", "object": "list", "created": protocol.now(), "model": model}
+        return _json({**head, "data": data, "usage": usage})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = await self._body(request, validation.TOKENIZE_PROMPT, validation.TOKENIZE_CHAT)
+        validation.check_model(self.settings, body.get("model"))
+        if "messages" in body and "prompt" not in body:
+            text = tokens.render_chat([(m["role"], self._content(m.get("content"))) for m in body["messages"]])
+        else:
+            text = body["prompt"]
+        ids = tokens.encode(text)
+        words = [tokens.decode([id_]) for id_ in ids] if body.get("return_token_strs") else None
+        return _json(
+            {"count": len(ids), "max_model_len": self.settings.max_model_len, "tokens": ids, "token_strs": words}
+        )
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        body = await self._body(request, validation.DETOKENIZE)
+        validation.check_model(self.settings, body.get("model"))
+        return _json({"prompt": tokens.decode(body["tokens"])})
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return _json({"object": "list", "data": [self._card(name) for name in self.settings.names]})
+
+    def _card(self, name: str) -> dict[str, Any]:
+        allowed = dict.fromkeys(("allow_sampling", "allow_logprobs", "allow_view"), True)
+        denied = dict.fromkeys(
+            ("allow_create_engine", "allow_search_indices", "allow_fine_tuning", "is_blocking"), False
+        )
+        created = protocol.now()
+        permission = {"id": f"modelperm-{uuid.uuid4().hex[:16]}", "object": "model_permission", "created": created}
+        permission |= {**allowed, **denied, "organization": "*", "group": None}
+        card = {"id": name, "object": "model", "created": created, "owned_by": "vllm", "root": self.settings.model}
+        return {**card, "parent": None, "max_model_len": self.settings.max_model_len, "permission": [permission]}
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=503 if self.engine.dead else 200)
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return _json({"version": VERSION})
+
+    async def _load(self, _: web.Request) -> web.Response:
+        return _json({"server_load": self.load})
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _show_fault(self, _: web.Request) -> web.Response:
+        fault = self.faults.fault
+        shown = fault.as_dict() if fault else {"kind": "none"}
+        return _json({"fault": shown, "seen": self.faults.seen, "struck": self.faults.struck})
+
+    async def _set_fault(self, request: web.Request) -> web.Response:
+        try:
+            self.faults.set(Fault.parse(json.loads(await request.read() or b"{}"), REQUEST_FAULTS))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RequestError(f"not a fault: {error}") from error
+        if self.engine.dead:
+            self.engine.fail_all()
+        return await self._show_fault(request)
+
+    async def _body(self, request: web.Request, *validators: SchemaValidator) -> dict[str, Any]:
+        return validation.parse(request.content_type, await request.read(), *validators)
+
+
+def _told(request: web.Request) -> int | None:
+    """The prompt's length in tokens where the client says it, so that tests need not send long texts."""
+    value = request.headers.get("x-sim-prompt-tokens", "")
+    return int(value) if value.isdigit() and int(value) > 0 else None
+
+
+def _prompts(prompt: object) -> tuple[str, ...]:
+    """One text for each prompt; token ids become the text that has as many."""
+    if isinstance(prompt, str):
+        return (prompt,)
+    if not isinstance(prompt, list):
+        return ()
+    if prompt and all(isinstance(item, int) for item in prompt):
+        return (tokens.text(sum(prompt), 0, len(prompt)),)
+    return tuple(text for item in prompt for text in _prompts(item))
+
+
+def _vector(seed: int, size: int) -> list[float]:
+    return [((seed * (i + 1)) % 2039) / 2039 - 0.5 for i in range(size)]
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=protocol.compact(value).encode(), status=status, content_type="application/json")
+
+
+def _cut(request: web.Request, response: web.StreamResponse | None = None) -> web.StreamResponse:
+    """The connection ends here, without an end."""
+    if request.transport is not None:
+        request.transport.abort()
+    return response or web.Response()
+
+
+async def _cut_body(request: web.Request, raw: bytes, after: int) -> web.StreamResponse:
+    """Headers that promise a body, and `after` bytes of it."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(raw))})
+    await response.prepare(request)
+    if after:
+        await response.write(raw[:after])
+    return _cut(request, response)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Errors in vLLM's two shapes: its own, and its framework's for what never reached it."""
+    try:
+        answer: web.StreamResponse = await handler(request)
+    except RequestError as error:
+        return _json(error.body, error.code)
+    except web.HTTPMethodNotAllowed as error:
+        refused = _json({"detail": "Method Not Allowed"}, 405)
+        refused.headers["Allow"] = error.headers["Allow"]
+        return refused
+    except web.HTTPNotFound:
+        return _json({"detail": "Not Found"}, 404)
+    return answer
