@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from weir.kube.config import ClusterConfig
-from weir.kube.errors import Expired
+from weir.kube.errors import Conflict, Expired, Invalid
 from weir.kube.resources import Json, Resource
 from weir.kube.transport import Call, Transport
 from weir.kube.watch import WatchEvent
@@ -173,7 +173,13 @@ class KubeClient:
         """
         path = resource.path(_namespace(obj), obj["metadata"]["name"], subresource)
         query = {"fieldManager": field_manager, "force": "true" if force else ""}
-        return await self._call(Call("apply", "PATCH", resource, path, query, _typed(resource, obj), _APPLY), timeout)
+        call = Call("apply", "PATCH", resource, path, query, _typed(resource, obj), _APPLY)
+        try:
+            return await self._call(call, timeout)
+        except Invalid as error:  # what the server answers where another object bears the name by now
+            if "uid" in obj["metadata"] and "metadata.uid" in error.message:
+                raise Conflict(409, "Conflict", error.message) from error
+            raise
 
     async def patch(
         self,
