@@ -63,7 +63,7 @@ CATALOGUE: tuple[Module, ...] = (
         "1.9.1",
         {
             name: f"github.com/containernetworking/plugins/plugins/{kind}/{name}"
-            for name, kind in (("bridge", "main"), ("loopback", "main"), ("host-local", "ipam"), ("portmap", "meta"))
+            for name, kind in (("ptp", "main"), ("loopback", "main"), ("host-local", "ipam"))
         },
         "-s -w -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=v1.9.1",
     ),
@@ -74,6 +74,7 @@ CATALOGUE: tuple[Module, ...] = (
         "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1",
         "version",
     ),
+    Module(MODULES / "gpu", "0.36.3", {"gpu-device-plugin": "weir.dev/hack/gpu"}),
     Module(MODULES / "pause", "1", {"pause": "weir.dev/hack/pause"}),
 )
 

@@ -29,7 +29,9 @@ class Layout:
     """What the components must know of one another."""
 
     address: str
-    """All of them listen here; the API server is known by it."""
+    """Where the API server listens and is known."""
+    private_address: str
+    """Where the others listen."""
     ports: Ports
     service_range: str
     has_nodes: bool
@@ -59,8 +61,8 @@ def start_api(run: Run, programs: Mapping[str, Path], layout: Layout, credential
 
 
 def _etcd(layout: Layout, folder: Path) -> list[str]:
-    client = f"http://{layout.address}:{layout.ports.etcd}"
-    peer = f"http://{layout.address}:{layout.ports.etcd_peer}"
+    client = f"http://{layout.private_address}:{layout.ports.etcd}"
+    peer = f"http://{layout.private_address}:{layout.ports.etcd_peer}"
     return [
         f"--data-dir={folder}/etcd",
         "--unsafe-no-fsync",  # the data dies with the run
@@ -75,7 +77,7 @@ def _etcd(layout: Layout, folder: Path) -> list[str]:
 
 def _api(layout: Layout, credentials: Credentials) -> list[str]:
     return [
-        f"--etcd-servers=http://{layout.address}:{layout.ports.etcd}",
+        f"--etcd-servers=http://{layout.private_address}:{layout.ports.etcd}",
         f"--bind-address={layout.address}",
         f"--advertise-address={layout.address}",
         f"--secure-port={layout.ports.api}",
@@ -109,7 +111,7 @@ def _common(layout: Layout, credentials: Credentials, name: str, port: int) -> l
     return [
         f"--kubeconfig={credentials.kubeconfig(f'system:{name}', layout.url)}",
         "--leader-elect=false",
-        f"--bind-address={layout.address}",
+        f"--bind-address={layout.private_address}",
         f"--secure-port={port}",
         # The default of 20 requests a second spreads the start of 100 pods over 5 s of nothing but waiting.
         "--kube-api-qps=200",

@@ -37,7 +37,7 @@ class ControlPlane:
         try:
             # An address of one's own in 127/8 keeps two runs apart, and every program that takes a port by chance.
             address = f"127.{64 + secrets.randbelow(64)}.{secrets.randbelow(256)}.{1 + secrets.randbelow(254)}"
-            self._layout = Layout(address, _free_ports(address), "10.96.0.0/16", has_nodes=False)
+            self._layout = Layout(address, address, _free_ports(address), "10.96.0.0/16", has_nodes=False)
             hosts = [address, "127.0.0.1", "localhost", "kubernetes.default.svc", "10.96.0.1"]
             self._credentials = credentials.issue(self._run.folder / "credentials", hosts, nodes=[])
             self.api = Api(address, self._layout.ports.api, self.ca, self.token)

@@ -83,9 +83,20 @@ class Run:
             raise RunError(answer["error"])
         return answer
 
-    def start(self, name: str, argv: Sequence[object], environment: Mapping[str, str] | None = None) -> None:
-        """Starts a program under a name; its output goes to logs/NAME.log."""
-        self._ask(do="start", name=name, argv=[str(part) for part in argv], environment=dict(environment or {}))
+    def start(self, name: str, argv: Sequence[object], environment: Mapping[str, str] | None = None) -> int:
+        """Starts a program under a name; its output goes to logs/NAME.log. Returns its pid as its supervisor sees it."""
+        answer = self._ask(
+            do="start", name=name, argv=[str(part) for part in argv], environment=dict(environment or {})
+        )
+        pid: int = answer["pid"]
+        return pid
+
+    def finish(self, name: str, argv: Sequence[object], timeout: float = 60) -> None:
+        """Runs a program to its end. Raises RunError where it fails."""
+        self.start(name, argv)
+        self.wait(f"{name} to end", lambda: name in self.status()["ended"], timeout=timeout)
+        if status := self.status()["ended"][name]:
+            raise RunError(f"{name} failed ({status}): {self.log_tail(name)}")
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Sends a signal to a program that runs."""

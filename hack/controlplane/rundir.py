@@ -7,11 +7,13 @@ they come again.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,8 +72,14 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def remove_cgroup(top: Path) -> None:
-    """Removes an empty cgroup with all below it (innermost first: a cgroup with children cannot go)."""
-    if top.is_dir():
-        for folder, _, _ in os.walk(top, topdown=False):
-            Path(folder).rmdir()
+def remove_cgroup(top: Path, timeout: float = 5) -> None:
+    """Removes a cgroup with all below it, innermost first; waits (seconds) for processes that are dying just now."""
+    deadline = time.monotonic() + timeout
+    while top.is_dir():
+        try:
+            for folder, _, _ in os.walk(top, topdown=False):
+                Path(folder).rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)

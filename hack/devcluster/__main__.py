@@ -1,0 +1,54 @@
+"""`python -m devcluster up`: a cluster that stays up until Ctrl-C. `python -m devcluster images FOLDER`: only the images."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+from controlplane import programs
+from controlplane.run import RunError
+from devcluster import DevCluster, Node, images
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="devcluster")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="a cluster that stays up until Ctrl-C")
+    up.add_argument("--nodes", type=int, default=1, metavar="N")
+    up.add_argument("--gpus", type=int, default=8, metavar="N", help="of each node")
+    only = commands.add_parser("images", help="assemble the images, as tar files")
+    only.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    try:
+        if arguments.command == "images":
+            print(*images.build(arguments.folder).values(), sep="\n")
+            return 0
+        return _up(arguments.nodes, arguments.gpus)
+    except (programs.UnavailableError, RunError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _up(nodes: int, gpus: int) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C does
+    start = time.monotonic()
+    tools = programs.find("kubectl", "helm")
+    specs = [Node(f"gpu-{chr(ord('a') + index)}", gpus=gpus) for index in range(nodes)]
+    with DevCluster(specs) as cluster:
+        for archive in images.build(cluster.folder / "images").values():
+            cluster.import_image(archive)
+        folders = ":".join(sorted({str(path.parent) for path in tools.values()}))
+        print(f"# ready in {time.monotonic() - start:.0f} s; Ctrl-C ends it. In another terminal:")
+        print(f"export KUBECONFIG={cluster.kubeconfig}\nexport PATH={folders}:$PATH")
+        print("# images in it: weir.dev/weir:dev weir.dev/engines:dev (imagePullPolicy: Never)", flush=True)
+        signal.pause()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
