@@ -35,6 +35,7 @@ class ConditionType(StrEnum):
     OVERFLOWING = "Overflowing"
     CAPACITY_AVAILABLE = "CapacityAvailable"
     BUDGET_AVAILABLE = "BudgetAvailable"
+    PRICES_KNOWN = "PricesKnown"
 
 
 def find(conditions: Sequence[Condition], condition_type: str) -> Condition | None:

@@ -105,6 +105,9 @@ class FrontierProviderStatus(ApiModel):
     observed_generation: int = 0
     spend: Spend = Spend()
     ledger_uid: str | None = Field(None, alias="ledgerUID")
+    ledger_lost_on: str = Field(
+        "", description="UTC day on which that SpendLedger was found gone: nothing may be spent until it ends"
+    )
     conditions: tuple[Condition, ...] = Field(
         (), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     )

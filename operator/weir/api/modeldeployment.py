@@ -386,6 +386,9 @@ class OverflowStatus(ApiModel):
     share_percent: int = 0
     usd_today: Usd = Usd("0")
     ledger_uid: str | None = Field(None, alias="ledgerUID")
+    ledger_lost_on: str = Field(
+        "", description="UTC day on which that SpendLedger was found gone: nothing may be spent until it ends"
+    )
 
 
 class EconomicsStatus(ApiModel):
