@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engines.vllm import tokens
+from engines import tokens
 from engines.vllm.engine import Engine, Generation
 from engines.vllm.protocol import Usage
 from engines.vllm.validation import Task

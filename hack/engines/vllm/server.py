@@ -7,12 +7,13 @@ from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic_core import SchemaValidator
 
+from engines import tokens
 from engines.faults import Fault, FaultPlan
-from engines.vllm import VERSION, protocol, tokens, validation
+from engines.vllm import protocol, validation
 from engines.vllm.arguments import REQUEST_FAULTS, START_FAULTS, Settings
 from engines.vllm.call import Call
+from engines.vllm.catalog import Catalog, answer, checked
 from engines.vllm.engine import Engine
 from engines.vllm.metrics import Metrics
 from engines.vllm.validation import RequestError
@@ -32,6 +33,7 @@ class Server:
         self.metrics = Metrics(settings.names[0], settings.max_model_len, model.kv_blocks, model.block)
         self.engine = Engine(settings, self.metrics, self.faults)
         self.prefixes = tokens.PrefixCache(model.kv_blocks, model.block)
+        self.catalog = Catalog(settings)
         self.load = 0
         self.draining = False
 
@@ -41,17 +43,17 @@ class Server:
         for path, handler in {
             "/health": self._health,
             "/ping": self._health,
-            "/version": self._version,
+            "/version": self.catalog.version,
             "/load": self._load,
             "/metrics": self._metrics,
-            "/v1/models": self._models,
+            "/v1/models": self.catalog.models,
             "/sim/fault": self._show_fault,
         }.items():
             add.add_get(path, handler, allow_head=False)
         add.add_post("/ping", self._health)
         add.add_post("/sim/fault", self._set_fault)
-        add.add_post("/tokenize", self._tokenize)
-        add.add_post("/detokenize", self._detokenize)
+        add.add_post("/tokenize", self.catalog.tokenize)
+        add.add_post("/detokenize", self.catalog.detokenize)
         if self.settings.pooling:
             add.add_post("/v1/embeddings", self._embeddings)
         else:
@@ -72,22 +74,20 @@ class Server:
         except TimeoutError:
             self.engine.fail_all()
 
-    # --- generation ---
-
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        body = await self._body(request, validation.CHAT)
+        body = await checked(request, validation.CHAT)
         validation.check_stream_options(body)
         validation.check_model(self.settings, body.get("model"))
         if body.get("tools") and body.get("tool_choice", "auto") == "auto" and not self.settings.auto_tools:
             raise RequestError('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
         if not body["messages"]:
             raise RequestError("Cannot apply chat template to an empty conversation. Provide at least one message.")
-        prompt = tokens.render_chat([(m["role"], self._content(m.get("content"))) for m in body["messages"]])
+        prompt = self.catalog.render(body["messages"])
         task = validation.task(self.settings, body, (prompt,), _told(request))
         return await self._generate(request, task, protocol.ChatWriter(task))
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
-        body = await self._body(request, validation.COMPLETION)
+        body = await checked(request, validation.COMPLETION)
         validation.check_stream_options(body)
         prompts = _prompts(body.get("prompt"))
         if not prompts or not all(prompts):
@@ -183,20 +183,8 @@ class Server:
         if self.draining:
             raise validation.shutting_down()
 
-    def _content(self, content: object) -> str:
-        if content is None or isinstance(content, str):
-            return content or ""
-        parts = [
-            part if isinstance(part, dict) else {} for part in (content if isinstance(content, list) else [content])
-        ]
-        if any(part.get("type") != "text" for part in parts):
-            raise RequestError(f"{self.settings.names[0]} is not a multimodal model")
-        return "\n".join(str(part.get("text", "")) for part in parts)
-
-    # --- the rest ---
-
     async def _embeddings(self, request: web.Request) -> web.Response:
-        body = await self._body(request, validation.EMBEDDING)
+        body = await checked(request, validation.EMBEDDING)
         model = validation.check_model(self.settings, body.get("model"))
         self._check_alive()
         prompts = _prompts(body["input"])
@@ -215,48 +203,13 @@ class Server:
         count = sum(task.prompt_tokens)
         usage = {"prompt_tokens": count, "total_tokens": count, "completion_tokens": 0, "prompt_tokens_details": None}
         head = {"id": f"embd-{uuid.uuid4().hex[:16]}", "object": "list", "created": protocol.now(), "model": model}
-        return _json({**head, "data": data, "usage": usage})
-
-    async def _tokenize(self, request: web.Request) -> web.Response:
-        body = await self._body(request, validation.TOKENIZE_PROMPT, validation.TOKENIZE_CHAT)
-        validation.check_model(self.settings, body.get("model"))
-        if "messages" in body and "prompt" not in body:
-            text = tokens.render_chat([(m["role"], self._content(m.get("content"))) for m in body["messages"]])
-        else:
-            text = body["prompt"]
-        ids = tokens.encode(text)
-        words = [tokens.decode([id_]) for id_ in ids] if body.get("return_token_strs") else None
-        return _json(
-            {"count": len(ids), "max_model_len": self.settings.max_model_len, "tokens": ids, "token_strs": words}
-        )
-
-    async def _detokenize(self, request: web.Request) -> web.Response:
-        body = await self._body(request, validation.DETOKENIZE)
-        validation.check_model(self.settings, body.get("model"))
-        return _json({"prompt": tokens.decode(body["tokens"])})
-
-    async def _models(self, _: web.Request) -> web.Response:
-        return _json({"object": "list", "data": [self._card(name) for name in self.settings.names]})
-
-    def _card(self, name: str) -> dict[str, Any]:
-        allowed = dict.fromkeys(("allow_sampling", "allow_logprobs", "allow_view"), True)
-        denied = dict.fromkeys(
-            ("allow_create_engine", "allow_search_indices", "allow_fine_tuning", "is_blocking"), False
-        )
-        created = protocol.now()
-        permission = {"id": f"modelperm-{uuid.uuid4().hex[:16]}", "object": "model_permission", "created": created}
-        permission |= {**allowed, **denied, "organization": "*", "group": None}
-        card = {"id": name, "object": "model", "created": created, "owned_by": "vllm", "root": self.settings.model}
-        return {**card, "parent": None, "max_model_len": self.settings.max_model_len, "permission": [permission]}
+        return answer({**head, "data": data, "usage": usage})
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=503 if self.engine.dead else 200)
 
-    async def _version(self, _: web.Request) -> web.Response:
-        return _json({"version": VERSION})
-
     async def _load(self, _: web.Request) -> web.Response:
-        return _json({"server_load": self.load})
+        return answer({"server_load": self.load})
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -264,7 +217,7 @@ class Server:
     async def _show_fault(self, _: web.Request) -> web.Response:
         fault = self.faults.fault
         shown = fault.as_dict() if fault else {"kind": "none"}
-        return _json({"fault": shown, "seen": self.faults.seen, "struck": self.faults.struck})
+        return answer({"fault": shown, "seen": self.faults.seen, "struck": self.faults.struck})
 
     async def _set_fault(self, request: web.Request) -> web.Response:
         try:
@@ -274,9 +227,6 @@ class Server:
         if self.engine.dead:
             self.engine.fail_all()
         return await self._show_fault(request)
-
-    async def _body(self, request: web.Request, *validators: SchemaValidator) -> dict[str, Any]:
-        return validation.parse(request.content_type, await request.read(), *validators)
 
 
 def _told(request: web.Request) -> int | None:
@@ -300,10 +250,6 @@ def _vector(seed: int, size: int) -> list[float]:
     return [((seed * (i + 1)) % 2039) / 2039 - 0.5 for i in range(size)]
 
 
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=protocol.compact(value).encode(), status=status, content_type="application/json")
-
-
 def _cut(request: web.Request, response: web.StreamResponse | None = None) -> web.StreamResponse:
     """The connection ends here, without an end."""
     if request.transport is not None:
@@ -324,13 +270,13 @@ async def _cut_body(request: web.Request, raw: bytes, after: int) -> web.StreamR
 async def _errors(request: web.Request, handler: Any) -> web.StreamResponse:
     """Errors in vLLM's two shapes: its own, and its framework's for what never reached it."""
     try:
-        answer: web.StreamResponse = await handler(request)
+        response: web.StreamResponse = await handler(request)
     except RequestError as error:
-        return _json(error.body, error.code)
+        return answer(error.body, error.code)
     except web.HTTPMethodNotAllowed as error:
-        refused = _json({"detail": "Method Not Allowed"}, 405)
+        refused = answer({"detail": "Method Not Allowed"}, 405)
         refused.headers["Allow"] = error.headers["Allow"]
         return refused
     except web.HTTPNotFound:
-        return _json({"detail": "Not Found"}, 404)
-    return answer
+        return answer({"detail": "Not Found"}, 404)
+    return response

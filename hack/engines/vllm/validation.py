@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 
-from engines.vllm import tokens
+from engines import tokens
 from engines.vllm.arguments import Settings
 
 NATURAL_LENGTH = 256  # tokens of an answer whose length nobody asked for
