@@ -56,8 +56,9 @@ async def test_an_event_reads_as_people_expect(kube: KubeClient, recorder: Event
 
 
 async def test_what_is_said_again_is_counted(kube: KubeClient, recorder: EventRecorder, about: ObjectRef) -> None:
-    for _ in range(3):
-        recorder.record(about, "Normal", "Scaled", "1 to 2")
+    for number in range(3):
+        changed = await kube.patch(CONFIGMAPS, about.namespace, about.name, {"data": {"n": str(number)}})
+        recorder.record(ObjectRef.of(changed), "Normal", "Scaled", "1 to 2")
         await recorder.flush()
     recorder.record(about, "Normal", "Scaled", "2 to 3")
     for _ in range(4):

@@ -72,7 +72,7 @@ async def running(reflector: Reflector[Any]) -> AsyncIterator[None]:
 
 
 def relists(reason: str) -> float:
-    labels = {"resource": "configmaps", "reason": reason}
+    labels = {"reflector": "configmaps", "reason": reason}
     return REGISTRY.get_sample_value("weir_reflector_relists_total", labels) or 0.0
 
 
@@ -188,7 +188,7 @@ async def test_what_cannot_be_understood_is_said_once_a_version(
 
     await put(kube, namespace, "bad")
     reflector = Reflector(kube, CONFIGMAPS, refuse, namespaces=[namespace], label_selector=OURS)
-    before = REGISTRY.get_sample_value("weir_reflector_decode_errors_total", {"resource": "configmaps"}) or 0.0
+    before = REGISTRY.get_sample_value("weir_reflector_decode_errors_total", {"reflector": "configmaps"}) or 0.0
     with capture_logs() as logs:
         async with running(reflector):
             contact = reflector.last_contact
@@ -197,7 +197,7 @@ async def test_what_cannot_be_understood_is_said_once_a_version(
             await eventually(lambda: reflector.last_contact > contact)
     complaints = [entry for entry in logs if entry.get("object") == f"{namespace}/bad"]
     assert [entry["error"] for entry in complaints] == ["ValueError"]
-    assert REGISTRY.get_sample_value("weir_reflector_decode_errors_total", {"resource": "configmaps"}) == before + 1
+    assert REGISTRY.get_sample_value("weir_reflector_decode_errors_total", {"reflector": "configmaps"}) == before + 1
 
 
 async def test_many_short_watches_miss_nothing(kube: KubeClient, namespace: str, eventually: Eventually) -> None:

@@ -1,6 +1,6 @@
 """The verbs of the Kubernetes API on raw objects: aiohttp and orjson, nothing generated.
 
-One server-side apply of a 1.3 KB object costs 0.3 ms of CPU this way and 0.7 to 0.9 ms through the generated clients.
+A server-side apply costs a tenth more CPU than bare aiohttp and orjson, which is less than half of the generated clients.
 Every call has a deadline. Only reads are sent again by themselves; after a failed write the caller reads and decides.
 """
 

@@ -10,6 +10,7 @@ sent at 9.9, answered 10.0 says [93.0, 94.1]; together [93.0, 93.8], so 93.4 is 
 from __future__ import annotations
 
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 
 class ServerClock:
@@ -24,7 +25,7 @@ class ServerClock:
 
         Raises ValueError for a header that is no date.
         """
-        second = parsedate_to_datetime(date).timestamp()
+        second = _unix(date)
         low, high = second - received, second + 1.0 - sent
         # No common ground means that a clock was stepped or drifted, or that another API server answered: believe the newest.
         if low > self._high or high < self._low:
@@ -46,3 +47,8 @@ class ServerClock:
         if not self.known:
             raise LookupError("the API server has not answered yet, so its clock is unknown")
         return monotonic + (self._low + self._high) / 2.0
+
+
+@lru_cache(maxsize=4)  # many answers bear the same second, and parsing it takes longer than all the rest here
+def _unix(date: str) -> float:
+    return parsedate_to_datetime(date).timestamp()

@@ -137,7 +137,6 @@ class EventRecorder:
                 "namespace": about.namespace,
                 "name": about.name,
                 "uid": about.uid,
-                "resourceVersion": about.resource_version,
             },
             "reportingController": self._component,
             "reportingInstance": self._instance[:128],

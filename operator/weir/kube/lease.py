@@ -87,7 +87,10 @@ class LeaderElection:
             metrics.LEADER.labels(self._name).set(0)
             self._renewed_at = -math.inf
             if lost:
-                log.error("leadership lost", lease=self._name, identity=self.identity, stopped=work.done())
+                error = work.exception() if work.done() and not work.cancelled() else None
+                log.error(
+                    "leadership lost", lease=self._name, identity=self.identity, stopped=work.done(), exc_info=error
+                )
             else:
                 await self._release()
         if lost:

@@ -39,6 +39,7 @@ class Reflector(Generic[T]):
     `decode` trims the object at the door; None, or an exception, means that the object counts as absent. A value equal to the one
     stored is no change, so T should hold all that its readers look at (the uid too, where identity matters).
     `on_change` must be quick and must not raise: put the key in a queue. What it raises ends `run()`.
+    `name`, by default the resource's, tells two reflectors of one resource apart in metrics and logs.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Reflector(Generic[T]):
         label_selector: str = "",
         field_selector: str = "",
         on_change: OnChange[T] | None = None,
+        name: str = "",
         page_size: int = PAGE_SIZE,
         watch_seconds: float = 25.0,
         stall_seconds: float = 5.0,
@@ -59,6 +61,7 @@ class Reflector(Generic[T]):
             raise ValueError("an empty list of namespaces would watch nothing: give None for all of them")
         self._client = client
         self._resource = resource
+        self._name = name or resource.plural
         self._decode = decode
         self._on_change = on_change
         self._selectors = {"label_selector": label_selector, "field_selector": field_selector}
@@ -96,7 +99,7 @@ class Reflector(Generic[T]):
             began, failure = time.monotonic(), None
             try:
                 if not version:
-                    metrics.REFLECTOR_RELISTS.labels(self._resource.plural, reason).inc()
+                    metrics.REFLECTOR_RELISTS.labels(self._name, reason).inc()
                     version = await self._list(namespace)
                 version = await self._watch(namespace, version)
             except ApiError as error:
@@ -148,7 +151,7 @@ class Reflector(Generic[T]):
         return version
 
     def _see(self, event: WatchEvent) -> None:
-        metrics.REFLECTOR_EVENTS.labels(self._resource.plural, event.type).inc()
+        metrics.REFLECTOR_EVENTS.labels(self._name, event.type).inc()
         if event.type == "DELETED":
             self._drop(key_of(event.object))
         elif event.type != "BOOKMARK":
@@ -162,10 +165,10 @@ class Reflector(Generic[T]):
         try:
             value = self._decode(obj)
         except Exception as error:  # one object that cannot be understood must not hide all the others
-            metrics.REFLECTOR_DECODE_ERRORS.labels(self._resource.plural).inc()
+            metrics.REFLECTOR_DECODE_ERRORS.labels(self._name).inc()
             log.error(
                 "object cannot be understood and counts as absent",
-                resource=self._resource.plural,
+                reflector=self._name,
                 object=str(key),
                 resource_version=version,
                 error=_describe(error),
@@ -185,7 +188,7 @@ class Reflector(Generic[T]):
             del self._values[key]
         else:
             self._values[key] = new
-        metrics.REFLECTOR_OBJECTS.labels(self._resource.plural).set(len(self._values))
+        metrics.REFLECTOR_OBJECTS.labels(self._name).set(len(self._values))
         if self._on_change is not None:
             self._on_change(key, new, old)
 
@@ -194,7 +197,7 @@ class Reflector(Generic[T]):
         self._contacts[namespace] = now
         age = now - self.last_contact  # infinite until every namespace was listed once
         if age != math.inf:
-            metrics.REFLECTOR_LAST_CONTACT.labels(self._resource.plural).set(time.time() - age)
+            metrics.REFLECTOR_LAST_CONTACT.labels(self._name).set(time.time() - age)
 
     def _report(self, error: ApiError, namespace: str | None, delay: float) -> None:
         say = log.info if isinstance(error, Expired) else log.warning
@@ -204,7 +207,7 @@ class Reflector(Generic[T]):
         }.get(type(error))
         say(
             "the local copy is listed again",
-            resource=self._resource.plural,
+            reflector=self._name,
             namespace=namespace or "*",
             error=str(error),
             retry_seconds=round(delay, 2),

@@ -34,7 +34,6 @@ class ObjectRef:
     namespace: str
     name: str
     uid: str = ""
-    resource_version: str = ""
 
     @classmethod
     def of(cls, obj: Json) -> ObjectRef:
@@ -45,7 +44,6 @@ class ObjectRef:
             namespace=metadata.get("namespace", ""),
             name=metadata["name"],
             uid=metadata.get("uid", ""),
-            resource_version=metadata.get("resourceVersion", ""),
         )
 
     @property

@@ -144,10 +144,10 @@ class Transport:
             ) as response:
                 answered, code = time.monotonic(), str(response.status)
                 metrics.KUBE_REQUEST_SECONDS.labels(call.verb, call.resource.plural).observe(answered - sent)
-                if response.status < 500:
+                if response.status < 500:  # beyond that it may be a proxy's answer, and a proxy's clock
                     self._touch()
-                if "Date" in response.headers:
-                    self.clock.observe(response.headers["Date"], sent, answered)
+                    if "Date" in response.headers:
+                        self.clock.observe(response.headers["Date"], sent, answered)
                 if not 200 <= response.status < 300:
                     raise error_from(response.status, await response.read(), response.headers)
                 yield response

@@ -38,19 +38,19 @@ KUBE_RETRIES = Counter("weir_kube_retries_total", "Reads of the Kubernetes API t
 REFLECTOR_RELISTS = Counter(
     "weir_reflector_relists_total",
     "Whole listings, by why: start, expired (410), stalled (no byte in time), error.",
-    ["resource", "reason"],
+    ["reflector", "reason"],
 )
-REFLECTOR_EVENTS = Counter("weir_reflector_events_total", "Watch events, by type.", ["resource", "type"])
-REFLECTOR_OBJECTS = Gauge("weir_reflector_objects", "Objects in the local store.", ["resource"])
+REFLECTOR_EVENTS = Counter("weir_reflector_events_total", "Watch events, by type.", ["reflector", "type"])
+REFLECTOR_OBJECTS = Gauge("weir_reflector_objects", "Objects in the local store.", ["reflector"])
 REFLECTOR_LAST_CONTACT = Gauge(
     "weir_reflector_last_contact_timestamp_seconds",
     "Unix time at which the API server last confirmed the local store; its age is time() minus this.",
-    ["resource"],
+    ["reflector"],
 )
 REFLECTOR_DECODE_ERRORS = Counter(
     "weir_reflector_decode_errors_total",
     "Objects that could not be understood and count as absent (the log says which and why).",
-    ["resource"],
+    ["reflector"],
 )
 
 LEADER = Gauge("weir_leader", "1 while this process holds the Lease.", ["lease"])
