@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from controlplane import ControlPlane, components, programs
+from devcluster import DevCluster, images, machine, node
 
 if TYPE_CHECKING:
     from weir.kube.client import KubeClient
@@ -29,7 +30,7 @@ NOT_RUN = pytest.StashKey[dict[str, list[str]]]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
     fixtures = set(getattr(item, "fixturenames", ()))
-    for marker, fixture in (("controlplane", "control_plane"), ("devcluster", "dev_cluster")):
+    for marker, fixture in (("controlplane", "control_plane"), ("helm", "helm"), ("devcluster", "dev_cluster")):
         if fixture in fixtures and item.get_closest_marker(marker) is None:
             item.add_marker(marker)
 
@@ -61,7 +62,29 @@ def _no_control_plane() -> str | None:
     return None
 
 
-_SUBSTRATES: dict[str, Callable[[], str | None]] = {"controlplane": _no_control_plane}
+def _no_helm() -> str | None:
+    try:
+        programs.find("helm")
+    except programs.UnavailableError as error:
+        return str(error)
+    return None
+
+
+def _no_dev_cluster() -> str | None:
+    if reason := machine.obstacle():
+        return reason
+    try:
+        programs.find(*components.PROGRAMS, *node.PROGRAMS, "kubectl", "helm", "pause")
+    except programs.UnavailableError as error:
+        return str(error)
+    return None
+
+
+_SUBSTRATES: dict[str, Callable[[], str | None]] = {
+    "controlplane": _no_control_plane,
+    "helm": _no_helm,
+    "devcluster": _no_dev_cluster,
+}
 """Marker -> what finds or builds what such tests run against, and answers in a sentence why it cannot."""
 
 
@@ -105,6 +128,14 @@ def _established(plane: ControlPlane, path: str) -> bool:
     return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
 
+@pytest.fixture(scope="session")
+def dev_cluster() -> Iterator[DevCluster]:
+    """One for the whole run, with our images in it: a node `gpu-a` with 8 GPUs. Tests keep apart by namespaces."""
+    with DevCluster() as cluster:
+        cluster.import_image(images.build(cluster.folder / "images.tar"))
+        yield cluster
+
+
 @pytest.fixture
 def namespace(control_plane: ControlPlane) -> Iterator[str]:
     """The name of a fresh namespace in which pods can be created. Its deletion is not waited for."""
@@ -127,7 +158,7 @@ async def kube(control_plane: ControlPlane) -> AsyncIterator[KubeClient]:
         yield client
 
 
-def _until(what: str, holds: Callable[[], bool], timeout: float = 30) -> None:
+def _until(what: str, holds: Callable[[], bool], timeout: float = 60) -> None:
     deadline = time.monotonic() + timeout
     while not holds():
         assert time.monotonic() < deadline, f"waited {timeout:.0f} s for {what}"

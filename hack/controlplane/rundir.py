@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = "weir-run-"
@@ -26,6 +26,7 @@ def create() -> tuple[Path, int]:
     with _guard():
         _sweep()
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        (folder / "lock").touch()
         return folder, _lock(folder)
 
 
@@ -38,7 +39,7 @@ def _guard() -> Iterator[None]:
 
 
 def _lock(folder: Path) -> int:
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -53,8 +54,12 @@ def _sweep() -> None:
             if folder.stat().st_uid != os.getuid():
                 continue
             descriptor = _lock(folder)
-        except (BlockingIOError, FileNotFoundError):
-            continue  # alive, or gone this moment by its own hand
+        except BlockingIOError:
+            continue  # alive
+        except FileNotFoundError:
+            with suppress(OSError):  # in the last moment of its removal, by somebody who may have been killed in it
+                folder.rmdir()
+            continue
         try:
             remove(folder)
         finally:
@@ -69,7 +74,13 @@ def remove(folder: Path) -> None:
     for hierarchy in Path("/sys/fs/cgroup").glob(f"*/{folder.name}"):
         remove_cgroup(hierarchy)
     remove_cgroup(Path("/sys/fs/cgroup") / folder.name)  # the unified hierarchy
-    shutil.rmtree(folder)
+    for entry in folder.iterdir():
+        if entry.name != "lock":
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    # Last of all: without it the folder would be anybody's.
+    (folder / "lock").unlink()
+    with suppress(FileNotFoundError):
+        folder.rmdir()
 
 
 def remove_cgroup(top: Path, timeout: float = 5) -> None:

@@ -1,4 +1,4 @@
-"""`python -m devcluster up`: a cluster that stays up until Ctrl-C. `python -m devcluster images FOLDER`: only the images."""
+"""`python -m devcluster up`: a cluster that stays up until Ctrl-C. `python -m devcluster images FILE`: only the images."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def main() -> int:
     up = commands.add_parser("up", help="a cluster that stays up until Ctrl-C")
     up.add_argument("--nodes", type=int, default=1, metavar="N")
     up.add_argument("--gpus", type=int, default=8, metavar="N", help="of each node")
-    only = commands.add_parser("images", help="assemble the images, as tar files")
-    only.add_argument("folder", type=Path)
+    only = commands.add_parser("images", help="assemble the images, as an OCI archive")
+    only.add_argument("archive", type=Path)
     arguments = parser.parse_args()
     try:
         if arguments.command == "images":
-            print(*images.build(arguments.folder).values(), sep="\n")
+            images.build(arguments.archive)
             return 0
         return _up(arguments.nodes, arguments.gpus)
     except (programs.UnavailableError, RunError) as error:
@@ -40,8 +40,7 @@ def _up(nodes: int, gpus: int) -> int:
     tools = programs.find("kubectl", "helm")
     specs = [Node(f"gpu-{chr(ord('a') + index)}", gpus=gpus) for index in range(nodes)]
     with DevCluster(specs) as cluster:
-        for archive in images.build(cluster.folder / "images").values():
-            cluster.import_image(archive)
+        cluster.import_image(images.build(cluster.folder / "images.tar"))
         folders = ":".join(sorted({str(path.parent) for path in tools.values()}))
         print(f"# ready in {time.monotonic() - start:.0f} s; Ctrl-C ends it. In another terminal:")
         print(f"export KUBECONFIG={cluster.kubeconfig}\nexport PATH={folders}:$PATH")

@@ -81,7 +81,7 @@ class DevCluster:
         for node in self.nodes.values():
             node.wait_containerd()
             node.start_kubernetes(self._credentials, layout.url)
-        self.import_image(images.build_pause(run.folder / "images"))
+        self.import_image(images.build_pause(run.folder / "pause.tar"))
         for node in self.nodes.values():
             run.wait(f"node {node.spec.name}", partial(self._ready, node.spec), needs=f"{node.spec.name}.kubelet")
         account = "/api/v1/namespaces/default/serviceaccounts/default"  # without it every pod is refused

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +22,11 @@ from controlplane import programs
 from devcluster import oci
 
 ROOT = Path(__file__).parents[2]
-SOURCES = {"weir": {"operator/weir": "/opt/weir/weir"}, "engines": {"hack/engines": "/opt/weir/engines"}}
-"""Image -> folder of the checkout -> where it is in the image. `engines` has everything of `weir` besides."""
+SOURCES = {
+    "weir": {"operator/weir": "/opt/weir/weir", "hack/devcluster/rootfs/weir": "/opt/weir/bin/weir"},
+    "engines": {"hack/engines": "/opt/weir/engines"},
+}
+"""Image -> file or folder of the checkout -> where it is in the image. `engines` has everything of `weir` besides."""
 
 REQUIREMENTS = ROOT / "requirements" / "runtime.txt"
 USER = "65532:65532"  # nobody in particular, as in distroless images
@@ -32,8 +36,9 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
     "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
+    "LD_LIBRARY_PATH": "/opt/python/lib",
 }
-LAUNCHER = "#!/opt/python/bin/python3\nimport sys\n\nfrom weir.cli import main\n\nsys.exit(main())\n"
+ENTRYPOINTS = {"weir": ["/opt/weir/bin/weir"], "engines": ["/opt/python/bin/python3", "-m"]}
 
 _UNUSED = frozenset(
     ("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages", "pydoc_data")
@@ -43,42 +48,41 @@ _UNUSED = frozenset(
 _Entry = tuple[Path | bytes, str, int]
 
 
-def build(folder: Path) -> dict[str, Path]:
-    """Writes NAME.tar of every image into folder: `weir`, `engines` (tagged weir.dev/NAME:dev) and `pause`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    python, packages = _python_layer(), _packages_layer()
-    environment = ENVIRONMENT | {"LD_LIBRARY_PATH": "/opt/python/lib"}
+def build(path: Path) -> Path:
+    """Writes an archive of all images: weir.dev/weir:dev and weir.dev/engines:dev."""
+    base = [_python_layer(), _packages_layer()]
     config: dict[str, object] = {
         "User": USER,
         "WorkingDir": "/tmp",  # noqa: S108 - the image's own
-        "Env": [f"{name}={value}" for name, value in environment.items()],
+        "Env": [f"{name}={value}" for name, value in ENVIRONMENT.items()],
     }
     with tempfile.TemporaryDirectory() as scratch:
-        layers = [python, packages]
-        made = {}
+        made = []
         for name, sources in SOURCES.items():
-            layers.append(oci.layer(_code(sources), Path(scratch) / f"{name}.layer"))
-            entrypoint = ["/opt/weir/bin/weir"] if name == "weir" else ["/opt/python/bin/python3", "-m"]
-            made[name] = folder / f"{name}.tar"
-            oci.image(f"weir.dev/{name}:dev", layers, config | {"Entrypoint": entrypoint}, made[name])
-    return made | {"pause": build_pause(folder)}
+            base = [*base, oci.layer(_code(sources), Path(scratch) / name)]
+            made.append(oci.Image(f"weir.dev/{name}:dev", base, config | {"Entrypoint": ENTRYPOINTS[name]}))
+        oci.archive(made, path)
+    return path
 
 
-def build_pause(folder: Path) -> Path:
-    """Writes pause.tar: the one program that every pod needs besides its own."""
-    folder.mkdir(parents=True, exist_ok=True)
+def build_pause(path: Path) -> Path:
+    """Writes an archive with the one program that every pod needs besides its own."""
     pause = programs.find("pause")["pause"]
     with tempfile.TemporaryDirectory() as scratch:
-        only = oci.layer([(pause, "/pause", 0o755)], Path(scratch) / "layer")
-        oci.image("weir.dev/pause:1", [only], {"Entrypoint": ["/pause"], "User": USER}, folder / "pause.tar")
-    return folder / "pause.tar"
+        only = oci.layer([(pause, "/pause", 0o755)], Path(scratch) / "pause")
+        oci.archive([oci.Image("weir.dev/pause:1", [only], {"Entrypoint": ["/pause"], "User": USER})], path)
+    return path
 
 
 def _code(sources: dict[str, str]) -> Iterator[_Entry]:
     for source, target in sources.items():
-        yield from _tree(ROOT / source, target)
-    if "operator/weir" in sources:
-        yield LAUNCHER.encode(), "/opt/weir/bin/weir", 0o755
+        if (ROOT / source).is_dir():
+            yield from _tree(ROOT / source, target)
+        else:
+            yield ROOT / source, target, 0o755
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    metadata = f"Metadata-Version: 2.1\nName: weir\nVersion: {version}\n"  # what importlib.metadata looks for
+    yield metadata.encode(), f"/opt/weir/weir-{version}.dist-info/METADATA", 0o644
 
 
 def _tree(folder: Path, target: str, without: frozenset[str] = frozenset()) -> Iterator[_Entry]:
@@ -112,9 +116,9 @@ def _cached(key: str, entries: Iterator[_Entry]) -> oci.Layer:
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
     for path in folder.glob(f"{name}-*.layer"):
         return oci.Layer(path, path.stem.split("-")[1])
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as scratch:
-        made = oci.layer(entries, Path(scratch.name))
-    return oci.Layer(made.path.rename(folder / f"{name}-{made.digest}.layer"), made.digest)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = oci.layer(entries, Path(scratch) / "layer")
+        return oci.Layer(made.path.rename(folder / f"{name}-{made.digest}.layer"), made.digest)
 
 
 def _python_layer() -> oci.Layer:
@@ -132,9 +136,7 @@ def _python() -> Iterator[_Entry]:
         if isinstance(entry[0], Path) and entry[0].suffix == ".so":
             extensions.append(entry[0])
         yield entry
-    for library in _libraries(extensions):
-        loader = library.name.startswith("ld-")
-        yield library.resolve(), str(library) if loader else f"/opt/python/lib/{library.name}", 0o755
+    yield from _libraries(extensions)
     bundle = Path("/etc/ssl/certs/ca-certificates.crt")
     if bundle.exists():
         yield bundle, str(bundle), 0o644
@@ -144,10 +146,15 @@ def _python() -> Iterator[_Entry]:
     yield b"", "/tmp/.keep", 0o644  # noqa: S108
 
 
-def _libraries(binaries: list[Path]) -> set[Path]:
-    """The shared libraries that they load, the loader itself among them."""
+def _libraries(binaries: list[Path]) -> Iterator[_Entry]:
+    """The machine's shared libraries that they load, and the loader, which must be where binaries say it is."""
     answer = subprocess.run(["ldd", *map(str, binaries)], check=True, capture_output=True, text=True).stdout
-    return {Path(match) for match in re.findall(r"(?:=> |^\t)(/\S+) \(", answer, re.MULTILINE)}
+    own = {path.resolve().parent for path in binaries}
+    for library in {Path(match) for match in re.findall(r"(?:=> |^\t)(/\S+) \(", answer, re.MULTILINE)}:
+        if library.name.startswith("ld-"):
+            yield library.resolve(), str(library), 0o755
+        elif not any(library.resolve().is_relative_to(folder) for folder in own):
+            yield library.resolve(), f"/opt/python/lib/{library.name}", 0o755
 
 
 def _packages_layer() -> oci.Layer:
@@ -170,6 +177,5 @@ def _packages(scratch: Path) -> Iterator[_Entry]:
         "--require-hashes",
     ]
     subprocess.run([*command, "--requirement", REQUIREMENTS], check=True)
-    for entry in _tree(scratch, "/opt/packages"):
-        if not entry[1].startswith("/opt/packages/bin/"):
-            yield entry
+    yield from _tree(scratch, "/opt/packages", frozenset({"bin"}))
+    yield from _libraries(list(scratch.rglob("*.so")))

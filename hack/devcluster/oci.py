@@ -24,18 +24,18 @@ class Layer:
 
 def layer(entries: Iterable[tuple[Path | bytes, str, int]], path: Path) -> Layer:
     """Writes a layer of files: (source or content, absolute path in the image, mode). Owner root, no times."""
-    with tarfile.open(path, "w") as archive:
+    with tarfile.open(path, "w") as tar:
         folders: set[str] = set()
         for source, target, permissions in sorted(entries, key=lambda entry: entry[1]):
             for parent in reversed(Path(target).parents[:-1]):
                 if str(parent) not in folders:
                     folders.add(str(parent))
                     mode = 0o1777 if parent.name == "tmp" else 0o755
-                    archive.addfile(_info(str(parent), tarfile.DIRTYPE, mode))
+                    tar.addfile(_info(str(parent), tarfile.DIRTYPE, mode))
             content = source if isinstance(source, bytes) else source.read_bytes()
             info = _info(target, tarfile.REGTYPE, permissions)
             info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
+            tar.addfile(info, io.BytesIO(content))
     with path.open("rb") as written:
         return Layer(path, hashlib.file_digest(written, "sha256").hexdigest())
 
@@ -46,49 +46,54 @@ def _info(target: str, kind: bytes, mode: int) -> tarfile.TarInfo:
     return info
 
 
-def image(name: str, layers: Sequence[Layer], config: Mapping[str, object], path: Path) -> None:
-    """Writes an archive with one image; config as in OCI's image specification (Entrypoint, Env, User, ...)."""
-    settings = {
+@dataclass(frozen=True)
+class Image:
+    """One image: its name with tag, its layers from the bottom up, and OCI's config (Entrypoint, Env, User, ...)."""
+
+    name: str
+    layers: Sequence[Layer]
+    config: Mapping[str, object]
+
+
+def archive(images: Sequence[Image], path: Path) -> None:
+    """Writes an archive of images; a layer that several share is in it once."""
+    with tarfile.open(path, "w") as tar:
+        for digest, source in {each.digest: each.path for image in images for each in image.layers}.items():
+            tar.add(source, f"blobs/sha256/{digest}")
+        references = [_manifest(tar, image) for image in images]
+        _add(tar, "index.json", json.dumps({"schemaVersion": 2, "manifests": references}).encode())
+        _add(tar, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+
+
+def _manifest(tar: tarfile.TarFile, image: Image) -> dict[str, Any]:
+    config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{each.digest}" for each in layers]},
+        "config": image.config,
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{each.digest}" for each in image.layers]},
     }
-    with tarfile.open(path, "w") as archive:
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": f"{_PREFIX}.manifest.v1+json",
-            "config": _blob(archive, settings) | {"mediaType": f"{_PREFIX}.config.v1+json"},
-            "layers": [
-                {
-                    "mediaType": f"{_PREFIX}.layer.v1.tar",
-                    "digest": f"sha256:{each.digest}",
-                    "size": each.path.stat().st_size,
-                }
-                for each in layers
-            ],
-        }
-        for each in {each.digest: each for each in layers}.values():
-            archive.add(each.path, f"blobs/sha256/{each.digest}")
-        reference = _blob(archive, manifest) | {
-            "mediaType": f"{_PREFIX}.manifest.v1+json",
-            "annotations": {
-                "io.containerd.image.name": name,
-                "org.opencontainers.image.ref.name": name.rsplit(":", maxsplit=1)[-1],
-            },
-        }
-        _add(archive, "index.json", json.dumps({"schemaVersion": 2, "manifests": [reference]}).encode())
-        _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+    layers = [
+        {"mediaType": f"{_PREFIX}.layer.v1.tar", "digest": f"sha256:{each.digest}", "size": each.path.stat().st_size}
+        for each in image.layers
+    ]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{_PREFIX}.manifest.v1+json",
+        "config": _blob(tar, config) | {"mediaType": f"{_PREFIX}.config.v1+json"},
+        "layers": layers,
+    }
+    names = {"io.containerd.image.name": image.name, "org.opencontainers.image.ref.name": image.name.split(":")[-1]}
+    return _blob(tar, manifest) | {"mediaType": f"{_PREFIX}.manifest.v1+json", "annotations": names}
 
 
-def _blob(archive: tarfile.TarFile, content: object) -> dict[str, Any]:
+def _blob(tar: tarfile.TarFile, content: object) -> dict[str, Any]:
     encoded = json.dumps(content, sort_keys=True).encode()
     digest = hashlib.sha256(encoded).hexdigest()
-    _add(archive, f"blobs/sha256/{digest}", encoded)
+    _add(tar, f"blobs/sha256/{digest}", encoded)
     return {"digest": f"sha256:{digest}", "size": len(encoded)}
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(content)
-    archive.addfile(info, io.BytesIO(content))
+    tar.addfile(info, io.BytesIO(content))
