@@ -10,10 +10,12 @@ from typing import Any
 import click
 
 from weir.api import crd, reference
+from weir.simulate.step_model import PRESETS
 
+readable = click.Path(exists=True, dir_okay=False, path_type=Path)
 kubeconfig = click.option(
     "--kubeconfig",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=readable,
     help="Default: KUBECONFIG, the pod's service account, ~/.kube/config.",
 )
 namespaces = click.option(
@@ -100,6 +102,46 @@ def gateway(**options: Any) -> None:
     from weir.gateway.config import GatewayConfig
 
     run(GatewayConfig(**_said(options)))
+
+
+@main.command()
+@click.option(
+    "-f", "--filename", "manifest", required=True, type=readable, help="A ModelDeployment, with its FrontierProvider."
+)
+@click.option("--trace", "trace_file", required=True, type=readable, help="Azure LLM inference CSV.")
+@click.option(
+    "--speed-up", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Of the arrivals."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(sorted(PRESETS)),
+    default="qwen3-32b-h100-tp2",
+    show_default=True,
+    help="Calibrated speed.",
+)
+@click.option(
+    "--cold-start",
+    type=click.FloatRange(0),
+    default=120.0,
+    show_default=True,
+    help="Seconds until a new replica is ready.",
+)
+@click.option(
+    "--report", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML page with plots."
+)
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def simulate(output: str, **options: Any) -> None:
+    """Replay a trace through the decisions that production makes: what would it cost, how well would it serve?"""
+    from weir.simulate.command import SimulationError, simulate
+    from weir.simulate.trace import TraceError
+
+    try:
+        result = simulate(options.pop("manifest"), options.pop("trace_file"), **options)
+    except (SimulationError, TraceError) as error:
+        raise click.ClickException(str(error)) from error
+    except ImportError as error:
+        raise click.ClickException("--report needs matplotlib: pip install 'weir[report]'") from error
+    click.echo(result.to_json() if output == "json" else result.to_table())
 
 
 @main.command()
