@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from weir.api.conditions import Condition, ConditionType, Status
 from weir.api.modeldeployment import ModelDeployment
-from weir.controller.evidence import Evidence
+from weir.controller.evidence import Evidence, replicas
 from weir.controller.spill import Availability
 from weir.scaling.policy import Limit, Reason
 
@@ -133,7 +133,7 @@ def _reconciling(facts: Facts) -> Verdict:
     if facts.ready < facts.desired:
         return "True", "Starting", f"{facts.ready} of {facts.desired} replicas are Ready"
     if facts.replicas > facts.desired:
-        return "True", "ScalingDown", f"{facts.replicas - facts.desired} replicas are going"
+        return "True", "ScalingDown", f"{replicas(facts.replicas - facts.desired)} too many"
     return "False", "Converged", "what there is is what is wanted"
 
 

@@ -23,6 +23,11 @@ class Evidence:
     message: str
 
 
+def replicas(count: int) -> str:
+    """ "1 replica", "2 replicas"."""
+    return f"{count} replica{'' if count == 1 else 's'}"
+
+
 def of_pods(pods: Sequence[PodView]) -> Evidence | None:
     """The first of the rules below that a replica which is not Ready meets; None where all is well or just takes its time."""
     suffering = sorted((p for p in pods if not p.ready and not p.deleting), key=lambda p: (p.created, p.name))
@@ -30,7 +35,7 @@ def of_pods(pods: Sequence[PodView]) -> Evidence | None:
         found = [(pod, words) for pod in suffering if (words := rule(pod))]
         if found:
             pod, evidence = found[0]
-            others = f" ({len(found)} replicas)" if len(found) > 1 else ""
+            others = f" (and {replicas(len(found) - 1)} more)" if len(found) > 1 else ""
             return Evidence(evidence.reason, f"{pod.name}{others}: {evidence.message}")
     return None
 
@@ -43,11 +48,11 @@ def of_replica_sets(replica_sets: Sequence[ReplicaSetView]) -> Evidence | None:
 
 def of_capacity(mdep: ModelDeployment, pods: Sequence[PodView], nodes: Sequence[NodeView]) -> Evidence | None:
     """Replicas that no node takes, in the scheduler's words, and what there is instead."""
-    waiting = [pod for pod in pods if pod.unschedulable and pod.live]
+    waiting = [pod for pod in pods if pod.state == "unschedulable"]
     if not waiting:
         return None
     hint = _products(mdep, nodes)
-    message = f"{len(waiting)} replicas wait for a node: {_said(waiting[0].unschedulable)}"
+    message = f"{replicas(len(waiting))} without a node: {_said(waiting[0].unschedulable)}"
     return Evidence("Unschedulable", message + (f" {hint}" if hint else ""))
 
 
@@ -92,7 +97,7 @@ def _crash(pod: PodView) -> Evidence | None:
     if not container.ended:
         return None
     words = last_line(container.last_words)
-    text = f"the engine ended with exit code {container.exit_code} ({container.ended}), {container.restarts} restarts"
+    text = f"the engine ended with exit code {container.exit_code} ({container.ended}), restarted {container.restarts} times"
     return Evidence("EngineCrashed", f"{text}: {words}" if words else text)
 
 

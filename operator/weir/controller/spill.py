@@ -53,9 +53,16 @@ class Availability:
 
 
 def availability(
-    mdep: ModelDeployment, providers: Mapping[str, FrontierProvider], own: Spending | Evidence | None
+    mdep: ModelDeployment,
+    providers: Mapping[str, FrontierProvider],
+    own: Spending | Evidence | None,
+    *,
+    out_of_budget: bool = False,
 ) -> Availability:
-    """`providers` of the model's namespace by name; `own` is the model's own budget (Evidence: why it cannot be used)."""
+    """`providers` of the model's namespace by name; `own` is the model's own budget (Evidence: why it cannot be used).
+
+    out_of_budget: gateways lately found too little left, of this budget or a provider's, for a request.
+    """
     overflow = mdep.spec.overflow
     if overflow is None:
         return Availability(
@@ -67,6 +74,8 @@ def availability(
         return Availability(False, own.reason, own.message)
     if own is not None and own.exhausted:
         return Availability(False, "BudgetExhausted", f"spec.overflow.budget: {own}")
+    if own is not None and out_of_budget:
+        return Availability(False, "BudgetExhausted", f"spec.overflow.budget: {own}, too little is left for a request")
     obstacles = [_obstacle(target, providers.get(target.provider_ref.name)) for target in overflow.targets]
     words = "; ".join(o.message for o in obstacles if o)
     if all(obstacles):

@@ -23,8 +23,10 @@ JUMP = 5
 """Unless a percentage moved by this many points."""
 
 
-def build(facts: Facts, ledger_uid: str | None, ledger_lost_on: str, now: str) -> ModelDeploymentStatus:
-    """The status that `facts` make; `now` is RFC 3339."""
+def build(
+    facts: Facts, ledger_uid: str | None, ledger_lost_on: str, spent: int | None, now: str
+) -> ModelDeploymentStatus:
+    """The status that `facts` make. `spent`: micro-dollars of its own budget, None without one; `now` is RFC 3339."""
     mdep, view = facts.mdep, facts.scaling
     percent = None if view.utilization is None else round(view.utilization * 100)
     share = round(view.share * 100)
@@ -51,7 +53,7 @@ def build(facts: Facts, ledger_uid: str | None, ledger_lost_on: str, now: str) -
         overflow=OverflowStatus(
             in_flight=view.spilling,
             share_percent=share,
-            usd_today=_cents(view.micro_usd_today),
+            usd_today=_cents(view.micro_usd_today if spent is None else spent),
             ledger_uid=ledger_uid,
             ledger_lost_on=ledger_lost_on,
         ),
