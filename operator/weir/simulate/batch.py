@@ -97,12 +97,11 @@ class Batch:
             raise RuntimeError("no sequence to step")
         budget, preempted, work = self._schedule_running()
         admitted = () if preempted else self._admit(budget, work)
-        alike = not admitted and not preempted and len(work) == len(self.running)
-        decoding = alike and all(count == 1 == seq.missing for seq, count in work)
         kv_tokens = sum(seq.computed + count for seq, count in work)
         prompt_tokens = sum(count for seq, count in work if seq.emitted == 0 or seq.missing > 1)
         first = self.model.seconds(len(work), prompt_tokens, kv_tokens)
-        more = self._like_steps(first, at_most) if decoding else 0
+        alike = prompt_tokens == 0 and not preempted and len(work) == len(self.running)
+        more = self._like_steps(first, at_most) if alike else 0
         # each further step reads one more token a sequence: an arithmetic series
         growth = self.model.g_ns * 1e-9 * len(work)
         seconds = (1 + more) * first + growth * more * (more + 1) / 2

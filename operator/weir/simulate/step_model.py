@@ -45,25 +45,19 @@ class StepModel:
     def kv_blocks(self) -> int:
         return self.kv_tokens // self.block
 
-    def seconds(self, sequences: int, prompt_tokens: int, kv_tokens: int) -> float:
+    def seconds(self, sequences: float, prompt_tokens: float, kv_tokens: float) -> float:
         """Duration of one step over `sequences` that computes `prompt_tokens` and reads `kv_tokens`."""
-        return (
-            self.a_ms * 1e-3
-            + self.b_us * 1e-6 * sequences
-            + self.p_us * 1e-6 * prompt_tokens
-            + self.g_ns * 1e-9 * kv_tokens
+        microseconds = (
+            self.a_ms * 1e3 + self.b_us * sequences + self.p_us * prompt_tokens + self.g_ns * 1e-3 * kv_tokens
         )
+        return microseconds * 1e-6
 
     def mean_tpot(self, concurrency: float, prompt: float, output: float) -> float:
-        """Mean seconds between two tokens of a stream in closed loop: what the constants were fitted by.
+        """Mean seconds between two tokens of a stream in closed loop, which is what the constants were fitted by.
 
-        Every output token costs one step; in that time each of the others also pays prompt/output prompt tokens, and has on average
-        prompt + output/2 tokens in the cache."""
-        return self.seconds(1, 0, 0) + (
-            self.b_us * 1e-6 * (concurrency - 1)
-            + self.p_us * 1e-6 * concurrency * prompt / output
-            + self.g_ns * 1e-9 * concurrency * (prompt + output / 2)
-        )
+        A stream gets a token a step; in that step each of the others has on average prompt + output/2 tokens in the cache
+        and, one time in `output`, its successor's prompt is computed."""
+        return self.seconds(concurrency, concurrency * prompt / output, concurrency * (prompt + output / 2))
 
     def faster(self, factor: float) -> "StepModel":
         """The same replica `factor` times as fast."""
