@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from controlplane import programs
+from controlplane import ControlPlane, programs
 
 Json = dict[str, Any]
 
@@ -97,3 +98,13 @@ class Helm:
 def helm() -> Helm:
     """Found or built."""
     return Helm(programs.find("helm")["helm"], Path(__file__).parents[2] / "charts" / "weir")
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    """A control plane of the module's own, without CRDs, whose namespaces let in nothing but restricted pods."""
+    with ControlPlane() as plane:
+        for name in ("weir-system", "team-a", "team-b"):
+            labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+            plane.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
+        yield plane

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from controlplane import ControlPlane
-
 if TYPE_CHECKING:
     from tests.chart.conftest import Helm, Json
+
+    from controlplane import ControlPlane
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(120)]
 
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/modeldeployments.weir.dev"
 HOME = "/api/v1/namespaces/weir-system"
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    """Without CRDs, and with a namespace that lets in nothing but restricted pods."""
-    with ControlPlane() as plane:
-        for name in ("weir-system", "team-a", "team-b"):
-            labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-            plane.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
-        yield plane
 
 
 @pytest.fixture(scope="module")
