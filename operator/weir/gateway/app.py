@@ -32,9 +32,6 @@ from weir.observability.logs import configure_logging
 
 log = structlog.get_logger(__name__)
 
-DRAIN_GRACE_SECONDS = 2.0
-"""How long new connections are still taken after SIGTERM, so that endpoints can forget this pod first."""
-
 
 def run(config: GatewayConfig) -> None:
     """Serves until SIGTERM or SIGINT. Raises ConfigError where there is no cluster, OSError where a port is taken."""
@@ -104,7 +101,7 @@ class Gateway:
         await stopping.wait()
         log.info("the gateway drains", in_flight=self.server.in_flight)
         self.server.draining = True
-        await asyncio.sleep(DRAIN_GRACE_SECONDS)
+        await asyncio.sleep(self.config.drain_grace_seconds)
         if not await self.server.drain(self.config.drain_seconds):
             metrics.LOST.labels("", "").inc(self.server.in_flight)
             log.error("requests were still in flight when the time to drain was up", lost=self.server.in_flight)

@@ -49,6 +49,8 @@ class GatewayConfig:
     max_body_bytes: int = 32 * 1024 * 1024
     drain_seconds: float = 300.0
     """How long requests in flight may go on after SIGTERM."""
+    drain_grace_seconds: float = 2.0
+    """How long new connections are still taken after SIGTERM, so that endpoints can forget this pod first."""
     log_level: str = "info"
     identity: Identity = field(default_factory=Identity.from_environment)
     stale_seconds: float = 60.0

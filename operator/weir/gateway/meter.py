@@ -126,9 +126,17 @@ class Meter:
     def levels(self, registry: Registry, budgets: Callable[[], dict[Key, int]], age: float) -> None:
         """The gauges, just before they are read."""
         now = asyncio.get_running_loop().time()
-        for gauge in (metrics.IN_FLIGHT, metrics.QUEUED, metrics.SPILLING, metrics.BREAKER, metrics.BUDGET_REMAINING):
+        for gauge in (
+            metrics.REPLICAS,
+            metrics.IN_FLIGHT,
+            metrics.QUEUED,
+            metrics.SPILLING,
+            metrics.BREAKER,
+            metrics.BUDGET_REMAINING,
+        ):
             gauge.clear()
         for key, model in registry.models.items():
+            metrics.REPLICAS.labels(*key).set(model.ready())
             metrics.IN_FLIGHT.labels(*key).set(model.load.local.level)
             metrics.QUEUED.labels(*key).set(model.load.queued.level)
             metrics.SPILLING.labels(*key).set(model.load.spilling)
