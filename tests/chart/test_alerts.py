@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
-from weir.observability import metrics, operator_metrics
+from weir.observability import gateway_metrics, metrics, operator_metrics
 
 if TYPE_CHECKING:
     from tests.chart.conftest import Helm
@@ -23,7 +23,7 @@ ALERTS: dict[str, dict[str, Any]] = {
     for group in yaml.safe_load((ROOT / "charts/weir/files/alerts.yaml").read_text())["groups"]
     for rule in group["rules"]
 }
-MODULES = (metrics, operator_metrics)
+MODULES = (metrics, operator_metrics, gateway_metrics)
 LABELS: dict[str, set[str]] = {
     name: set(getattr(metric, "_labelnames", ()))
     for name, metric in REGISTRY._names_to_collectors.items()
