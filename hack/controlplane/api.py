@@ -30,7 +30,7 @@ class Api:
         path: str,
         body: object = None,
         content_type: str = "application/json",
-        timeout: float = 10,
+        timeout: float = 30,
     ) -> Any:
         """The decoded answer (of /readyz and the like: the text). Raises ApiError, or OSError where nobody listens.
 
@@ -66,7 +66,7 @@ class Api:
     def ready(self) -> bool:
         """Whether the API server is there and says it is ready."""
         try:
-            self.request("GET", "/readyz")
+            self.request("GET", "/readyz", timeout=5)
         except (OSError, http.client.HTTPException, ApiError):
             return False
         return True
