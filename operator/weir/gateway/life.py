@@ -353,7 +353,7 @@ class Life:
         problem = RefusedError(
             decision.status,
             f"the model {job.served.name!r} cannot take the request now ({reasons})",
-            str(why),
+            str(why).replace("-", "_"),
             retry_after=decision.retry_after,
             should_retry=False if decision.retry_after is None or why is Reason.BUDGET_EXHAUSTED else None,
         )
