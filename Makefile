@@ -34,8 +34,14 @@ lint: .venv ## style, types, import contracts, generated files, chart
 test: .venv ## every test that needs no GPU, no Docker and no real vLLM
 	@$(BIN)/pytest
 
+real: .venv ## the tests against the real vLLM on this CPU: 6 GB the first time, minutes
+	@$(BIN)/pytest -m real
+
 dev: .venv ## a cluster that stays up until Ctrl-C, and what to export to use it
 	@$(BIN)/python -m devcluster up
+
+demo: .venv ## the main job, whole: build/demo/summary.json, report.html
+	@$(BIN)/python -m demo
 
 GENERATE := $(BIN)/weir crds --output-dir crds --reference docs/reference/api.md
 
@@ -45,9 +51,10 @@ generate: .venv ## CRDs and API reference from the models
 
 requirements: ## compile the pinned, hashed requirement files again
 	uv=$$(command -v uv || echo $(BIN)/uv); \
-	for set in uv dev runtime; do case $$set in runtime) from=pyproject.toml;; *) from=requirements/$$set.in;; esac; \
+	for set in uv dev runtime real real-wheels; do case $$set in runtime) from=pyproject.toml;; *) from=requirements/$$set.in;; esac; \
 	$$uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make requirements" $$( [ $$set = dev ] && echo "-c requirements/runtime.txt" || true ) \
+	  $$( [ $$set = real-wheels ] && echo "--no-deps" || true ) \
 	  -o requirements/$$set.txt $$from; done
 
-.PHONY: help .venv lint test dev generate requirements
+.PHONY: help .venv lint test real dev demo generate requirements

@@ -1,5 +1,6 @@
 """Runs a stand-in as a process of its own, for tests and benchmarks: started, waited for, and gone with the `with` block."""
 
+import ctypes
 import os
 import re
 import signal
@@ -14,6 +15,15 @@ _LISTENING = re.compile(r"on [\d.]+:(\d+)$", re.MULTILINE)
 _HACK = Path(__file__).parents[1]
 
 
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    """A test run that is killed leaves nothing behind."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Stub:
     """`python -m MODULE ARGS` on a loopback address; the kernel picks the port unless one is given.
 
@@ -24,7 +34,7 @@ class Stub:
         self, module: str, *arguments: str, host: str = "127.0.0.1", port: int = 0, ready_within: float = 20.0
     ) -> None:
         self._command = [sys.executable, "-m", module, *arguments, f"--host={host}", f"--port={port}"]
-        self._host = host
+        self.host = host
         self._ready_within = ready_within
         self._log = tempfile.NamedTemporaryFile("w+", prefix=f"{module}-", suffix=".log", delete=False)  # noqa: SIM115
         self.process: subprocess.Popen[str] | None = None
@@ -32,7 +42,7 @@ class Stub:
 
     @property
     def url(self) -> str:
-        return f"http://{self._host}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -77,15 +87,16 @@ class Stub:
         try:
             return self.start().wait_ready()
         except BaseException:
-            self._stop()
+            self.stop()
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self.stop()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Kills it if need be, and removes its log."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()

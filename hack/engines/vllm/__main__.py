@@ -24,6 +24,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     if settings.startup_seconds:
+        log.info("starting: connections are refused for %gs", settings.startup_seconds)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(signals.get(), settings.startup_seconds)
             log.info("told to stop while starting")

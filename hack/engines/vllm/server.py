@@ -77,7 +77,7 @@ class Server:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await checked(request, validation.CHAT)
         validation.check_stream_options(body)
-        validation.check_model(self.settings, body.get("model"))
+        await self._preflight(body)
         if body.get("tools") and body.get("tool_choice", "auto") == "auto" and not self.settings.auto_tools:
             raise RequestError('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
         if not body["messages"]:
@@ -93,7 +93,7 @@ class Server:
         if not prompts or not all(prompts):
             message = "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)"
             raise RequestError(message, param="prompt")
-        validation.check_model(self.settings, body.get("model"))
+        await self._preflight(body)
         body.setdefault("max_tokens", 16)  # OpenAI's default for this route, and vLLM's
         task = validation.task(self.settings, body, prompts, _told(request))
         return await self._generate(request, task, protocol.CompletionWriter(task))
@@ -105,12 +105,11 @@ class Server:
         kind = fault.kind if fault else None
         if kind == "die-before-headers":
             return _cut(request)
-        self._check_alive()
         self.load += self.settings.load_tracking
         try:
             if task.stream:
                 return await self._stream(request, task, writer, fault)
-            self._admit(task)
+            self._admit(task.n * len(task.prompts))
             with Call(self.engine, task, self.prefixes, hang=kind == "hang") as call:
                 while not call.finished:
                     await call.progress()
@@ -130,9 +129,11 @@ class Server:
     ) -> web.StreamResponse:
         kind = fault.kind if fault else None
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-        await response.prepare(request)  # the status is out before anyone asks whether there is room
+        await response.prepare(request)
         try:
-            self._admit(task)
+            self._admit(
+                task.n * len(task.prompts)
+            )  # others may have come in since: then the refusal is the first event
             with Call(self.engine, task, self.prefixes, hang=kind == "hang") as call:
                 opening = writer.opening(len(call.generations), sum(task.prompt_tokens))
                 left = fault.tokens if fault and kind == "die-mid-stream" else None
@@ -171,25 +172,29 @@ class Server:
         prompt = task.prompt_tokens[delta.index // task.n]
         return writer.delta(delta.index, delta.text, finish, prompt, delta.total)
 
-    def _admit(self, task: validation.Task) -> None:
-        limit = self.settings.max_num_queued_reqs
-        if limit is not None and self.engine.unfinished + task.n * len(task.prompts) > limit:
-            self.metrics.rejected.inc()
-            raise validation.busy()
-
-    def _check_alive(self) -> None:
+    async def _preflight(self, body: dict[str, Any]) -> None:
+        """What is asked before a status is sent; the prompt is tokenized next, by threads that a server told to stop has no more."""
+        validation.check_model(self.settings, body.get("model"))
         if self.engine.dead:
             raise validation.engine_dead()
+        self._admit(body.get("n") or 1)
+        await asyncio.sleep(0)
         if self.draining:
             raise validation.shutting_down()
 
+    def _admit(self, sequences: int) -> None:
+        limit = self.settings.max_num_queued_reqs
+        if limit is not None and self.engine.unfinished + sequences > limit:
+            self.metrics.rejected.inc()
+            raise validation.busy()
+
     async def _embeddings(self, request: web.Request) -> web.Response:
         body = await checked(request, validation.EMBEDDING)
-        model = validation.check_model(self.settings, body.get("model"))
-        self._check_alive()
+        await self._preflight(body)
+        model = body.get("model") or self.settings.names[0]
         prompts = _prompts(body["input"])
         task = validation.task(self.settings, {"model": model, "max_tokens": 1}, prompts, _told(request))
-        self._admit(task)
+        self._admit(len(prompts))
         with Call(self.engine, task, self.prefixes, hang=False) as call:
             while not call.finished:
                 await call.progress()

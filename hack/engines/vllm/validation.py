@@ -111,7 +111,10 @@ TOKENIZE_CHAT = _validator(
     }
 )
 DETOKENIZE = _validator(
-    {"model": _optional(_STR), "tokens": core_schema.typed_dict_field(core_schema.list_schema(_INT))}
+    {
+        "model": _optional(_STR),
+        "tokens": core_schema.typed_dict_field(core_schema.list_schema(core_schema.int_schema(ge=0, le=2**63 - 1))),
+    }
 )
 
 
