@@ -32,7 +32,7 @@ OUTPUT = ROOT / "build" / "demo"
 TRACE = HERE / "trace" / "azure2023-conv-8min.csv"
 SPEED_UP = 6.0
 SLOTS, USD_PER_HOUR, MINIMUM, MAXIMUM = 32, 2.95, 1, 8  # as in manifests/models.yaml
-PRICE = Price(input=2_000_000, cached_input=500_000, output=8_000_000)
+PRICE = Price(input=3_000_000, cached_input=300_000, output=15_000_000)
 BUDGETS = {"modeldeployment/chat-small-budget": 100_000, "frontierprovider/frontier": 50_000_000}
 FALL_SECONDS = 150
 """By then the replicas must be the minimum again: a minute of demand, the stabilization window, the panic window."""
@@ -51,6 +51,7 @@ class Demo:
         with progress("assembling and importing images", "demo:images"):
             self.cluster.import_image(images.build(self.cluster.folder / "images.tar"))
         with progress("helm install weir", "demo:helm"):
+            self._run(self.kubectl, "apply", "-f", str(HERE / "manifests" / "namespaces.yaml"))
             chart = ["install", "weir", "charts/weir", "--namespace=weir-system", "--create-namespace"]
             self._run(self.helm, *chart, f"--values={HERE / 'values.yaml'}", "--wait", "--timeout=120s")
         with progress("kubectl apply: a frontier API, a provider, two models", "demo:apply"):
@@ -134,7 +135,7 @@ class Demo:
 
 async def _bill(frontier: str) -> int:
     async with aiohttp.ClientSession() as session, session.get(f"{frontier}/bill") as response:
-        return int(orjson.loads(await response.read())["total_micro_usd"])
+        return int(orjson.loads(await response.read())["microUsd"])
 
 
 async def _spent(kube: KubeClient, name: str) -> int:

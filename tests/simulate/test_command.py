@@ -46,7 +46,7 @@ def test_what_cannot_be_simulated_is_said(tmp_path: Path) -> None:
     empty = tmp_path / "empty.yaml"
     empty.write_text("kind: Secret\n")
     assert run(manifest=empty) == (1, f"Error: {empty} has no ModelDeployment\n")
-    model = MODELS.read_text().split("---")[3]
+    model = MODELS.read_text().split("---")[2]
     assert "kind: ModelDeployment" in model
     empty.write_text(model)
     code, output = run(manifest=empty)
