@@ -3,10 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-CLUSTER ?= local
 VENV := .venv
 BIN := $(VENV)/bin
-export CLUSTER
 export PYTHONPATH := operator:hack
 
 help: ## show this

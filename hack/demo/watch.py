@@ -60,7 +60,9 @@ class Watcher:
         before = self.moments[-1] if self.moments else None
         at = round(now - self.began, 2)
         elapsed = at - before.at if before else 0.0
-        routes = Counter({route: sum(reasons.values()) for route, reasons in load.requests.items()})
+        routes: Counter[str] = Counter()
+        for model in report.models.values():  # the one with the small budget too: its refusals are part of the picture
+            routes.update({route: sum(reasons.values()) for route, reasons in model.requests.items()})
         new, self._requests = routes - self._requests, routes
         return Moment(
             at=at,

@@ -19,11 +19,9 @@ def obstacle() -> str | None:
     As root, installs the packages that are missing, and says so.
     """
     if sys.platform != "linux":
-        return "the dev cluster needs Linux; use kind instead (CLUSTER=kind)"
+        return "the dev cluster needs Linux"
     if os.geteuid() != 0:
-        return (
-            "the dev cluster needs root for its network and mount namespaces; run as root, or use kind (CLUSTER=kind)"
-        )
+        return "the dev cluster needs root for its network and mount namespaces; run as root"
     missing = sorted({PACKAGES[name] for name in PACKAGES if shutil.which(name, path=SYSTEM_PATH) is None})
     if missing and (reason := _install(missing)):
         return reason
@@ -51,13 +49,13 @@ def _refused_namespaces() -> str | None:
         text=True,
     )
     if tried.returncode:
-        return f"this machine refuses namespaces to root ({tried.stderr.strip()}); use kind instead (CLUSTER=kind)"
+        return f"this machine refuses namespaces to root ({tried.stderr.strip()})"
     return None
 
 
 def _refused_cgroups() -> str | None:
     if not os.access("/sys/fs/cgroup", os.W_OK) or not any(Path("/sys/fs/cgroup").iterdir()):
-        return "/sys/fs/cgroup is not writable here (a container without privileges?); use kind instead (CLUSTER=kind)"
+        return "/sys/fs/cgroup is not writable here (a container without privileges?)"
     return None
 
 

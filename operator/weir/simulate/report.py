@@ -9,12 +9,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+HIGHEST_PERCENT = 200
+"""Above it a model is merely full: the first plot shows by how much."""
 BLUE, ORANGE, GREEN, GREY, RED = "#1f6feb", "#d9730d", "#2da44e", "#8c959f", "#cf222e"
 
 
@@ -85,6 +87,7 @@ def _draw(run: Run) -> "Figure":
     known = [(m.at, 100 * m.utilization) for m in run.moments if m.utilization is not None]
     utilization.plot([at for at, _ in known], [value for _, value in known], color=BLUE, label="demand / capacity")
     _finish(utilization, "percent")
+    utilization.set_ylim(0, HIGHEST_PERCENT)
 
     replicas.step(times, [m.replicas for m in run.moments], where="post", color=ORANGE, label="asked for")
     replicas.step(times, [m.ready for m in run.moments], where="post", color=GREEN, label="ready")
@@ -98,15 +101,15 @@ def _draw(run: Run) -> "Figure":
 
     gpu, frontier = [m.usd_gpu for m in run.moments], [m.usd_frontier for m in run.moments]
     dollars.stackplot(times, gpu, frontier, labels=["GPUs", "frontier"], colors=[GREEN, ORANGE])
-    _finish(dollars, "USD")
+    _finish(dollars, "USD", legend="upper left")
     dollars.set_xlabel("seconds")
     return figure
 
 
-def _finish(axes: "Axes", unit: str) -> None:
+def _finish(axes: "Axes", unit: str, legend: Literal["upper right", "upper left"] = "upper right") -> None:
     axes.set_ylabel(unit)
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper right", fontsize=8, frameon=False)
+    axes.legend(loc=legend, fontsize=8, frameon=False)
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
