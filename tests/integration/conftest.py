@@ -1,4 +1,4 @@
-"""The gateway's world on the real control plane."""
+"""The worlds of gateway and operator on the real control plane."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import uvloop
 
 from controlplane import ControlPlane
 from gatewayworld import World, new_world
+from operatorworld import OperatorWorld, new_operator_world
 
 
 def pytest_asyncio_loop_factories(
@@ -23,4 +24,11 @@ def pytest_asyncio_loop_factories(
 async def world(control_plane: ControlPlane, crds_installed: None, namespace: str) -> AsyncIterator[World]:
     """A namespace of its own, and the means to fill it."""
     async with new_world(control_plane, namespace) as made:
+        yield made
+
+
+@pytest.fixture
+async def operators(control_plane: ControlPlane, crds_installed: None, namespace: str) -> AsyncIterator[OperatorWorld]:
+    """The same for operators, with a node."""
+    async with new_operator_world(control_plane, namespace) as made:
         yield made

@@ -52,7 +52,14 @@ class PodView:
     """To be the first of its ReplicaSet to go."""
     failure: str = ""
     """Reason and message of a pod that failed as a whole: evicted, refused by its node."""
+    started: bool = False
+    """Its engine runs and came up once."""
     container: ContainerTrouble = ContainerTrouble()
+
+    @property
+    def alive(self) -> bool:
+        """Serves, or did and has not ended since."""
+        return self.ready or self.started
 
     @property
     def live(self) -> bool:
@@ -144,6 +151,9 @@ def pod_view(obj: Json) -> PodView:
         deleting="deletionTimestamp" in metadata,
         marked=int(metadata.get("annotations", {}).get(DELETION_COST, 0)) < 0,
         failure=": ".join(filter(None, (status.get("reason"), status.get("message")))) if failed else "",
+        started=any(
+            s["name"] == ENGINE_CONTAINER and s.get("started", False) for s in status.get("containerStatuses", ())
+        ),
         container=_trouble(status.get("containerStatuses", ())),
     )
 

@@ -112,8 +112,11 @@ def plan(
             actions += _scale(old, count, desired, children.of(old), in_flight)
     if current is None:
         actions.append(CreateReplicaSet(objects.replica_set(mdep, revision, new_count, desired, defaults)))
-    elif (current.replicas, current.desired) != (new_count, desired):
-        actions += _scale(current, new_count, desired, children.of(current), in_flight)
+    else:
+        if any(sum(p.live for p in children.of(old)) > count for old, count in zip(olds, old_counts, strict=True)):
+            new_count = min(new_count, current.replicas)  # first the old ones go, then there is room
+        if (current.replicas, current.desired) != (new_count, desired):
+            actions += _scale(current, new_count, desired, children.of(current), in_flight)
     return actions + _unmark(children, actions) + _bury(children.pods)
 
 
@@ -124,8 +127,9 @@ def rolled_out(children: Children, revision: str) -> bool:
 
 def _size(children: Children, replica_set: ReplicaSetView | None) -> rollout.Size:
     if replica_set is None:
-        return rollout.Size(0, 0)
-    return rollout.Size(replica_set.replicas, sum(pod.ready and pod.live for pod in children.of(replica_set)))
+        return rollout.Size(0, 0, 0)
+    live = [pod for pod in children.of(replica_set) if pod.live]
+    return rollout.Size(replica_set.replicas, sum(pod.ready for pod in live), sum(pod.alive for pod in live))
 
 
 def _scale(

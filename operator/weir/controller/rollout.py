@@ -13,10 +13,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Size:
-    """One revision: replicas asked for, and how many of them are Ready."""
+    """One revision: replicas asked for, how many of them are Ready, and how many have started and not ended since.
+
+    A replica can be alive and for a moment not Ready (a node out of touch, a slow probe): no reason to throw it away.
+    """
 
     replicas: int
     ready: int
+    alive: int
 
 
 def shares(
@@ -26,10 +30,10 @@ def shares(
 
     One replica at a time: the next is touched when every new one asked for is Ready. Surge asks for one more than desired and
     takes an old one away for each new one Ready; Replace takes the old one away first. Until the new revision has shown
-    that it starts, growing demand is met with the old one. Old revisions that serve nothing go at once: they only hold
+    that it starts, growing demand is met with the old one. Old revisions that never came up go at once: they only hold
     accelerators that the new one needs.
     """
-    carried = sum(old.replicas for old in olds if old.ready)
+    carried = sum(old.replicas for old in olds if old.alive)
     if not carried or not desired:
         return desired, (0,) * len(olds)
     ready = min(new.ready, new.replicas)
@@ -52,12 +56,12 @@ def shares(
 
 
 def _spread(total: int, olds: Sequence[Size]) -> tuple[int, ...]:
-    """`total` over the old revisions that serve: the newest keep what they have, and the newest of all grows."""
+    """`total` over the old revisions that are alive: the newest keep what they have, and the newest of all grows."""
     given = [0] * len(olds)
     left = total
-    serving = [number for number, old in enumerate(olds) if old.ready]
-    for number in reversed(serving):
+    alive = [number for number, old in enumerate(olds) if old.alive]
+    for number in reversed(alive):
         given[number] = min(olds[number].replicas, left)
         left -= given[number]
-    given[serving[-1]] += left
+    given[alive[-1]] += left
     return tuple(given)
