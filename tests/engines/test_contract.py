@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,13 @@ class TestReal:
     def test_shows_the_metrics_and_routes_recorded(self, engine: RealEngine, answers: dict[str, Answer]) -> None:
         assert asyncio.run(contract.families(engine.url)) == FAMILIES
         assert asyncio.run(contract.routes(engine.url)) == RECORDING["routes"]
+
+    def test_speaks_sense(self, engine: RealEngine) -> None:
+        """A status of 200 is not enough: with the wrong number format some CPUs answer nonsense."""
+        messages = [{"role": "user", "content": "What is the capital of France?"}]
+        body = {"model": "smol", "messages": messages, "max_tokens": 12, "temperature": 0}
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{engine.url}/v1/chat/completions", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=120) as response:
+            answer = json.load(response)
+        assert "Paris" in answer["choices"][0]["message"]["content"]

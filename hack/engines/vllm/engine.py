@@ -122,13 +122,16 @@ class Engine:
             metrics.preemptions.inc()
             if id_ in self._live:
                 self._live[id_].preemptions += 1
+        generated = 0
         for id_, count in result.tokens.items():
             generation = self._live.get(id_)
             if generation is None:  # aborted while its step was computed
                 continue
+            generated += count
             self._count(generation, count, now)
             if generation.streamed and generation.tokens < generation.request.output_tokens:
                 generation.wake()
+        metrics.generation_tokens.inc(generated)
         for id_ in result.finished:
             generation = self._live.pop(id_, None)
             if generation is not None:
@@ -152,7 +155,6 @@ class Engine:
             metrics.prompt_cached.inc(request.cached_tokens)
         generation.last = now
         generation.tokens += count
-        metrics.generation_tokens.inc(count)
 
     def _finish(self, generation: Generation, now: float) -> None:
         metrics, request = self.metrics, generation.request
