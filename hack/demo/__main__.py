@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -18,6 +16,7 @@ from controlplane.programs import progress
 from controlplane.run import RunError
 from demo import client, summary, watch
 from devcluster import DevCluster, Node, images
+from devcluster.tools import ROOT, Tools
 from weir.api.spendledger import SpendLedger, ledger_name
 from weir.economics.pricing import Price
 from weir.kube.client import KubeClient
@@ -27,7 +26,6 @@ from weir.simulate import report, trace
 from weir.simulate.report import Moment
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 OUTPUT = ROOT / "build" / "demo"
 TRACE = HERE / "trace" / "azure2023-conv-8min.csv"
 SPEED_UP = 6.0
@@ -43,35 +41,25 @@ class Demo:
 
     def __init__(self, cluster: DevCluster) -> None:
         self.cluster = cluster
-        tools = programs.find("kubectl", "helm")
-        self.kubectl, self.helm = str(tools["kubectl"]), str(tools["helm"])
+        self.tools = Tools(cluster)
 
     def install(self) -> None:
         """Images, helm, YAML; returns when both models are Ready."""
+        kubectl, manifests = self.tools.kubectl, HERE / "manifests"
         with progress("assembling and importing images", "demo:images"):
-            self.cluster.import_image(images.build(self.cluster.folder / "images.tar"))
+            self.cluster.import_image(images.build(self.cluster.folder / "images"))
         with progress("helm install weir", "demo:helm"):
-            self._run(self.kubectl, "apply", "-f", str(HERE / "manifests" / "namespaces.yaml"))
-            chart = ["install", "weir", "charts/weir", "--namespace=weir-system", "--create-namespace"]
-            self._run(self.helm, *chart, f"--values={HERE / 'values.yaml'}", "--wait", "--timeout=120s")
+            kubectl("apply", "-f", str(manifests / "namespaces.yaml"))
+            self.tools.helm_install(HERE / "values.yaml")
         with progress("kubectl apply: a frontier API, a provider, two models", "demo:apply"):
-            self._run(self.kubectl, "apply", "-f", str(HERE / "manifests" / "frontier.yaml"))
+            kubectl("apply", "-f", str(manifests / "frontier.yaml"))
             service = "--output=jsonpath={.spec.clusterIP}"
-            address = self._run(self.kubectl, "get", "service", "frontier", "--namespace=frontier", service)
-            models = (HERE / "manifests" / "models.yaml").read_text().replace("FRONTIER_IP", address)
-            self._run(self.kubectl, "apply", "-f", "-", text=models)
-            self._run(self.kubectl, "rollout", "status", "deployment/frontier", "--namespace=frontier", "--timeout=60s")
+            address = kubectl("get", "service", "frontier", "--namespace=frontier", service)
+            models = (manifests / "models.yaml").read_text().replace("FRONTIER_IP", address)
+            kubectl("apply", "-f", "-", text=models)
+            kubectl("rollout", "status", "deployment/frontier", "--namespace=frontier", "--timeout=60s")
             ready = ["wait", "--for=condition=Ready", "modeldeployments.weir.dev", "--all"]
-            self._run(self.kubectl, *ready, "--namespace=inference", "--timeout=120s")
-
-    def _run(self, *command: str, text: str | None = None) -> str:
-        environment = os.environ | {"KUBECONFIG": str(self.cluster.kubeconfig)}
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, input=text, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise RunError(f"{' '.join(command[:4])} failed: {done.stderr.strip() or done.stdout.strip()}")
-        return done.stdout
+            kubectl(*ready, "--namespace=inference", "--timeout=120s")
 
     async def play(self) -> tuple[summary.Summary, list[str], list[Moment]]:
         """The trace, then the fall back to the minimum; the summary, and what was promised and not kept."""
@@ -119,7 +107,7 @@ class Demo:
     def _gateway_pod(self) -> str:
         labels = "--selector=app.kubernetes.io/component=gateway"
         name = "--output=jsonpath={.items[0].metadata.name}"
-        return self._run(self.kubectl, "get", "pods", "--namespace=weir-system", labels, name)
+        return self.tools.kubectl("get", "pods", "--namespace=weir-system", labels, name)
 
     @staticmethod
     async def _until_minimum(watcher: watch.Watcher, watching: asyncio.Task[None]) -> None:
