@@ -190,14 +190,12 @@ async def test_a_cold_model_spills_or_waits_for_its_first_replica(world: World) 
     assert (spilled.status, spilled.headers["x-weir-reason"]) == (200, "cold-start")
     refused = await running.chat("hopeless")
     assert refused.status == 503
-    waiting = asyncio.create_task(running.chat("alone", stream=True, max_tokens=3))
-    await until("it to wait", lambda: _above(running, 0))
-    await asyncio.sleep(1.2)  # long enough for comments, which are what is looked at
-    await world.replica(model="alone")
-    answer = await waiting
-    assert answer.status == 200
-    assert answer.body.startswith(b": waiting\n\n: waiting\n\n")
-    assert answer.body.endswith(b"data: [DONE]\n\n")
+    body = {"model": "alone", "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 3}
+    async with running.http.post(f"{running.url}/v1/chat/completions", json=body) as answer:
+        assert answer.status == 200
+        assert await answer.content.readexactly(2 * len(b": waiting\n\n")) == b": waiting\n\n: waiting\n\n"
+        await world.replica(model="alone")
+        assert (await answer.content.read()).endswith(b"data: [DONE]\n\n")
 
 
 async def _names(running: Running, count: int) -> bool:
