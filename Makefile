@@ -32,8 +32,9 @@ lint: .venv ## style, types, import contracts, generated files, chart
 test: .venv ## every test that needs no GPU, no Docker and no real vLLM
 	@$(BIN)/pytest
 
-real: .venv ## the tests against the real vLLM on this CPU: 6 GB the first time, minutes
+real: .venv ## the real vLLM on this CPU, by itself and as a ModelDeployment: 6 GB the first time; build/real/summary.json
 	@$(BIN)/pytest -m real
+	@$(BIN)/python -m real cluster
 
 dev: .venv ## a cluster that stays up until Ctrl-C, and what to export to use it
 	@$(BIN)/python -m devcluster up

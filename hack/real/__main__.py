@@ -1,4 +1,4 @@
-"""python -m real install | serve [VLLM ARGUMENTS] | record: puts the real engine in place, runs it, records what it answers."""
+"""python -m real install | serve [VLLM ARGUMENTS] | record | cluster: the real engine in place, run, recorded, deployed."""
 
 import argparse
 import asyncio
@@ -9,8 +9,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from controlplane import programs
+from controlplane.run import RunError
 from engines import contract
-from real.install import VERSION, Environment, environment
+from real import cluster
+from real.install import VERSION, Environment, UnavailableError, environment
 from real.serve import RealEngine
 
 RECORDING = Path(__file__).parents[2] / "tests" / "engines" / f"vllm-{VERSION}.json"
@@ -35,10 +38,25 @@ def record() -> None:
     print(f"{RECORDING}: {len(answers)} answers, {len(families)} metric families", file=sys.stderr)
 
 
-def main() -> None:
+def deploy() -> int:
+    """The engine on the dev cluster; 1 if it did not answer as it should."""
+    try:
+        summary = cluster.run()
+    except (UnavailableError, programs.UnavailableError, RunError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(asdict(summary), indent=2))
+    for sentence in summary.wrong():
+        print(f"not as it should be: {sentence}", file=sys.stderr)
+    return 1 if summary.wrong() else 0
+
+
+def main() -> int:
     parser = argparse.ArgumentParser("real", description=__doc__)
-    parser.add_argument("command", choices=("install", "serve", "record"))
+    parser.add_argument("command", choices=("install", "serve", "record", "cluster"))
     args, rest = parser.parse_known_args()
+    if args.command == "cluster":
+        return deploy()
     installed = environment()
     if args.command == "record":
         record()
@@ -46,6 +64,7 @@ def main() -> None:
         print(f"venv {installed.venv}\npython {installed.python}\nmodel {installed.model}")
     else:
         become_vllm(installed, rest)
+    return 0
 
 
 def become_vllm(installed: Environment, arguments: list[str]) -> None:
@@ -54,4 +73,4 @@ def become_vllm(installed: Environment, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -79,6 +79,8 @@ def _install(into: Environment, requirements: Path, wheels: Path) -> None:
         _rename(into.venv)
     with progress("converting SmolLM2's weights", "SmolLM2-135M-Instruct"):
         _run([str(python), str(_CONVERT), str(into.model)])
+        for path in into.model.rglob("*"):  # safetensors writes for its user alone, but a pod runs as another
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _rename(venv: Path) -> None:
