@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -31,6 +31,14 @@ from weir.kube.resources import MODELDEPLOYMENTS, NODES, PODS, REPLICASETS, Json
 WRITES = ("create", "update", "patch", "apply", "delete")
 GPU = "nvidia.com/gpu"
 PRODUCT = "TEST-GPU"
+
+
+async def stays(what: str, holds: Callable[[], Awaitable[bool]], seconds: float) -> None:
+    """Looks all the time for that long, and fails the moment it does not hold."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert await holds(), f"it did not stay so: {what}"
+        await asyncio.sleep(0.05)
 
 
 class OperatorProcess:
