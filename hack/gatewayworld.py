@@ -289,7 +289,9 @@ class World:
         task = asyncio.create_task(gateway.run(stopping))
         self._tasks.append((task, stopping))
         await until("the gateway to listen", lambda: gateway.server.port or (task.done() and task.result()))
-        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=60)
+        )
         self._http.append(session)
         url, admin = (f"http://127.0.0.1:{port}" for port in (gateway.server.port, gateway.admin.port))
         return Running(url, admin, session, gateway, stopping=stopping)
@@ -323,7 +325,9 @@ class World:
             return next(map(json.loads, lines), None)
 
         ports = await until("the gateway to serve", said)
-        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=60)
+        )
         self._http.append(session)
         url, admin = (f"http://127.0.0.1:{ports[name]}" for name in ("port", "admin_port"))
         return Running(url, admin, session, process=process)

@@ -181,7 +181,7 @@ async def test_a_replica_that_leaves_gets_nothing_new_and_finishes_what_it_has(w
 async def test_the_oldest_model_keeps_a_name(world: World) -> None:
     first = await world.model("first", model={"source": "hf://org/model", "servedNames": ["shared", "one"]})
     created = datetime.fromisoformat(first["metadata"]["creationTimestamp"])  # in whole seconds
-    await until("the next second", lambda: world.kube.server_now() > created + timedelta(seconds=2))
+    await until("the next second", lambda: world.kube.server_now_at_least() >= created + timedelta(seconds=1))
     await world.model("second", model={"source": "hf://org/model", "servedNames": ["shared", "two"]})
     engine = world.engine("--served-model-name", "shared", "one", model="first")
     await world.pod(engine.port, model="first")

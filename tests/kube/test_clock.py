@@ -54,3 +54,13 @@ def test_a_stepped_clock_is_believed_at_once() -> None:
 def test_a_header_that_is_no_date_is_refused() -> None:
     with pytest.raises(ValueError, match="date"):
         ServerClock().observe("yesterday", sent=0.0, received=0.0)
+
+
+def test_the_earliest_time_is_never_ahead_of_the_server() -> None:
+    clock = ServerClock()
+    with pytest.raises(LookupError):
+        clock.earliest(0.0)
+    truth = 1_000.0 - 7.0  # offset of the server's clock to ours
+    for sent, received in ((7.25, 9.75), (12.4, 12.5), (31.9, 32.0)):  # the first one took long
+        clock.observe(formatdate(int(truth + received), usegmt=True), sent, received)
+        assert truth + received - 1.0 - 2.5 <= clock.earliest(received) <= truth + received

@@ -11,7 +11,6 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 import structlog
 
@@ -28,8 +27,6 @@ ASK_SECONDS = 2.0
 """The longest a request waits for the API server before it counts as not funded."""
 IDLE_SECONDS = 0.9
 """Money that nobody asked for during this time goes back at the next look, and they are a second apart: within two."""
-CAUTION = timedelta(seconds=1)
-"""How far behind the API server's clock a window turns: its Date header is known to half a second. Late is safe."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,8 @@ class Account:
 
     @property
     def window(self) -> str:
-        """The present UTC day by the API server's clock. Raises LookupError before its first answer."""
-        return (self._kube.server_now() - CAUTION).date().isoformat()
+        """The present UTC day by the API server's clock, never early. Raises LookupError before its first answer."""
+        return self._kube.server_now_at_least().date().isoformat()
 
     def left(self) -> int | None:
         """Micro-dollars that this gateway may still get, as far as is known here. None: there is no book."""

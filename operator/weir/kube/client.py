@@ -70,6 +70,10 @@ class KubeClient:
         """The API server's time in UTC, within half a second or so. Raises LookupError before the first answer."""
         return datetime.fromtimestamp(self._transport.clock.unix(time.monotonic()), UTC)
 
+    def server_now_at_least(self) -> datetime:
+        """The API server's time in UTC, never ahead of it. Raises LookupError before the first answer."""
+        return datetime.fromtimestamp(self._transport.clock.earliest(time.monotonic()), UTC)
+
     def clock_skew(self) -> float:
         """Seconds by which this machine's clock is ahead of the API server's. Raises LookupError before the first answer."""
         return time.time() - self._transport.clock.unix(time.monotonic())

@@ -48,6 +48,14 @@ class ServerClock:
             raise LookupError("the API server has not answered yet, so its clock is unknown")
         return monotonic + (self._low + self._high) / 2.0
 
+    def earliest(self, monotonic: float) -> float:
+        """The least that the server's unix time can be, by all answers so far: for what must not happen early.
+
+        Raises LookupError before any answer.
+        """
+        self.unix(monotonic)
+        return monotonic + self._low
+
 
 @lru_cache(maxsize=4)  # many answers bear the same second, and parsing it takes longer than all the rest here
 def _unix(date: str) -> float:
