@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sysconfig
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,12 +72,7 @@ def run() -> Summary:
 
 def manifest(installed: Environment) -> str:
     """model.yaml with the folders of this machine."""
-    folders = {
-        "VENV": installed.venv,
-        "PYTHON_HOME": installed.python,
-        "MODEL": installed.model,
-        "LIBRARIES": Path("/usr/lib") / str(sysconfig.get_config_var("MULTIARCH")),
-    }
+    folders = {"VENV": installed.venv, "PYTHON_HOME": installed.python, "MODEL": installed.model}
     text = (HERE / "model.yaml").read_text()
     for name, folder in folders.items():
         text = text.replace(f"${name}", str(folder))

