@@ -7,9 +7,9 @@ from weir.gateway.http1 import Limits, Refusal, Request, RequestReader
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\n"
 
 
-def read(data: bytes, pieces: int = 0, limits: Limits = Limits()) -> list[Request | Refusal]:
+def read(data: bytes, pieces: int = 0, limits: Limits | None = None) -> list[Request | Refusal]:
     """What the reader made of the bytes, fed `pieces` at a time (0: all at once)."""
-    reader = RequestReader(limits)
+    reader = RequestReader(limits or Limits())
     for start in range(0, len(data), pieces or len(data)):
         reader.feed(data[start : start + (pieces or len(data))])
     return list(reader.ready)
@@ -105,11 +105,14 @@ def test_nothing_is_read_after_connection_close() -> None:
 @pytest.mark.parametrize("framing", ["length", "one chunk", "single bytes"])
 def test_the_body_limit_is_exact(size: int, framing: str) -> None:
     body = b"x" * size
-    data = HEAD + {
-        "length": b"Content-Length: %d\r\n\r\n%b" % (size, body),
-        "one chunk": b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (size, body),
-        "single bytes": b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * size + b"0\r\n\r\n",
-    }[framing]
+    data = (
+        HEAD
+        + {
+            "length": b"Content-Length: %d\r\n\r\n%b" % (size, body),
+            "one chunk": b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (size, body),
+            "single bytes": b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * size + b"0\r\n\r\n",
+        }[framing]
+    )
     (found,) = read(data, limits=Limits(body_bytes=100))
     if size == 100:
         assert isinstance(found, Request)
