@@ -65,12 +65,13 @@ async def replay(
             await asyncio.sleep(began + arrival.at - time.monotonic())
             model = small if number % SMALL_EVERY == SMALL_EVERY - 1 else main
             stream = number % STREAM_EVERY != 0
-            requests.create_task(_send(session, model, arrival, records, began, stream=stream))
+            requests.create_task(send(session, model, arrival, records, began, stream=stream))
 
 
-async def _send(
+async def send(
     session: aiohttp.ClientSession, model: str, arrival: Arrival, records: list[Record], began: float, *, stream: bool
 ) -> None:
+    """One request of the arrival's size, now; appends what became of it. The session's base URL is the gateway."""
     # A token is about four bytes of English; the engine counts the same way.
     prompt = "".join(itertools.islice(itertools.cycle(WORDS), arrival.prompt_tokens * 4))
     body = {

@@ -97,8 +97,15 @@ class RunningNode:
 
     def import_image(self, archive: Path) -> None:
         """Loads the images of an OCI archive; unpacks only layers that are new."""
+        self._images("import", "--local", archive)
+
+    def tag_image(self, image: str, name: str) -> None:
+        """Gives an image that is here a further name."""
+        self._images("tag", image, name)
+
+    def _images(self, *command: object) -> None:
         ctr = [*self._enter, self._programs["ctr"], "--address", self._socket, "--namespace", "k8s.io"]
-        self._run.finish(f"{self.spec.name}.import", [*ctr, "images", "import", "--local", archive])
+        self._run.finish(f"{self.spec.name}.images", [*ctr, "images", *command])
 
 
 def _cni(index: int) -> dict[str, Any]:

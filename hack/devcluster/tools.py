@@ -24,10 +24,14 @@ class Tools:
         """What it prints; `text` is its standard input."""
         return self._run(str(self._programs["kubectl"]), *arguments, text=text)
 
+    def helm(self, *arguments: str, text: str | None = None) -> str:
+        """What it prints; `text` is its standard input."""
+        return self._run(str(self._programs["helm"]), *arguments, text=text)
+
     def helm_install(self, values: Path, *arguments: str) -> None:
         """Installs the chart as release `weir` in namespace weir-system and waits until it is Ready."""
         install = ["install", "weir", "charts/weir", "--namespace=weir-system", "--create-namespace"]
-        self._run(str(self._programs["helm"]), *install, f"--values={values}", *arguments, "--wait", "--timeout=120s")
+        self.helm(*install, f"--values={values}", *arguments, "--wait", "--timeout=120s")
 
     def _run(self, *command: str, text: str | None = None) -> str:
         done = subprocess.run(
