@@ -100,6 +100,17 @@ def test_to_zero_only_after_the_idle_time() -> None:
     assert desired(demand(0), 1, ZERO, idle=60.0) == 0
     assert desired(demand(0, complete=False), 1, ZERO, idle=60.0) == 1
     assert desired(demand(1), 1, ZERO, idle=60.0) == 1
+    assert desired(demand(0), 1, idle=60.0) == 1, "a minimum above zero stays"
+
+
+def test_a_short_idle_time_does_not_wait_for_the_minutes_mean_to_be_zero() -> None:
+    short = replace(ZERO, idle_seconds=10)
+    assert desired(demand(1, panic=0), 1, short, idle=10.0) == 1, "a request is in flight"
+    idle = Demand(0.5, 0.0, 0, 0.0, complete=True)
+    assert desired(idle, 1, short, idle=9.0) == 1
+    assert desired(idle, 1, short, idle=10.0) == 0
+    busier = Demand(20.0, 0.0, 0, 0.0, complete=True)
+    assert desired(busier, 3, short, idle=10.0) == 3, "three replicas go as behavior says; only the last goes at once"
 
 
 def test_from_zero_with_the_first_request() -> None:

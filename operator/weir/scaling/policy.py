@@ -197,11 +197,14 @@ def _settle(
 def _around_zero(
     target: ScalingTarget, seen: Observation, demand: Demand, asked: int, reason: Reason
 ) -> tuple[int, Reason]:
-    """The last replica goes after the idle time and comes back with the first request; demand alone decides neither."""
+    """The last replica goes after the idle time and comes back with the first request; demand alone decides neither.
+
+    Not even what is left of the minute's mean: an idle time of ten seconds means ten seconds.
+    """
     busy = demand.now > 0 or demand.panic > 0
     if seen.current == 0:
         return (max(asked, 1), Reason.FIRST_REQUEST) if busy else (0, Reason.IDLE)
-    if asked > 0:
+    if asked > 1:
         return asked, reason
     idle = target.minimum == 0 and not busy and demand.complete and seen.idle >= target.idle_seconds
     return (0, Reason.IDLE) if idle else (1, reason)
