@@ -32,7 +32,9 @@ def parse(lines: Iterable[str], name: str) -> Iterator[Arrival]:
     """The arrivals in `lines`; `name` is for error messages."""
     rows = csv.DictReader(lines)
     if rows.fieldnames is None or list(rows.fieldnames) != _COLUMNS:
-        raise TraceError(f"{name}: the first line must be {','.join(_COLUMNS)}, not {','.join(rows.fieldnames or [])!r}")
+        raise TraceError(
+            f"{name}: the first line must be {','.join(_COLUMNS)}, not {','.join(rows.fieldnames or [])!r}"
+        )
     first: datetime | None = None
     latest = 0.0
     for row in rows:
