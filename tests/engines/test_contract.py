@@ -67,31 +67,36 @@ def test_simulated_engine_has_no_route_that_the_real_one_lacks() -> None:
     assert {"POST /v1/chat/completions", "POST /v1/completions", "GET /health", "GET /metrics"} <= routes
 
 
+@pytest.fixture(scope="module")
+def real() -> Iterator[RealEngine]:
+    with RealEngine(*contract.ARGUMENTS) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def real_answers(real: RealEngine) -> dict[str, Answer]:
+    return asyncio.run(contract.observe(real.url))
+
+
 @pytest.mark.real
-class TestReal:
-    @pytest.fixture(scope="class")
-    def engine(self) -> Iterator[RealEngine]:
-        with RealEngine(*contract.ARGUMENTS) as engine:
-            yield engine
+@pytest.mark.parametrize("name", PROBES)
+def test_real_engine_answers_as_recorded(name: str, real_answers: dict[str, Answer]) -> None:
+    assert comparable(real_answers[name]) == comparable(RECORDED[name])
 
-    @pytest.fixture(scope="class")
-    def answers(self, engine: RealEngine) -> dict[str, Answer]:
-        return asyncio.run(contract.observe(engine.url))
 
-    @pytest.mark.parametrize("name", PROBES)
-    def test_answers_as_recorded(self, name: str, answers: dict[str, Answer]) -> None:
-        assert comparable(answers[name]) == comparable(RECORDED[name])
+@pytest.mark.real
+def test_real_engine_shows_the_metrics_and_routes_recorded(real: RealEngine, real_answers: dict[str, Answer]) -> None:
+    assert asyncio.run(contract.families(real.url)) == FAMILIES
+    assert asyncio.run(contract.routes(real.url)) == RECORDING["routes"]
 
-    def test_shows_the_metrics_and_routes_recorded(self, engine: RealEngine, answers: dict[str, Answer]) -> None:
-        assert asyncio.run(contract.families(engine.url)) == FAMILIES
-        assert asyncio.run(contract.routes(engine.url)) == RECORDING["routes"]
 
-    def test_speaks_sense(self, engine: RealEngine) -> None:
-        """A status of 200 is not enough: with the wrong number format some CPUs answer nonsense."""
-        messages = [{"role": "user", "content": "What is the capital of France?"}]
-        body = {"model": "smol", "messages": messages, "max_tokens": 12, "temperature": 0}
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{engine.url}/v1/chat/completions", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=120) as response:
-            answer = json.load(response)
-        assert "Paris" in answer["choices"][0]["message"]["content"]
+@pytest.mark.real
+def test_real_engine_speaks_sense(real: RealEngine) -> None:
+    """A status of 200 is not enough: with the wrong number format some CPUs answer nonsense."""
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    body = {"model": "smol", "messages": messages, "max_tokens": 12, "temperature": 0}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{real.url}/v1/chat/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=120) as response:
+        answer = json.load(response)
+    assert "Paris" in answer["choices"][0]["message"]["content"]
