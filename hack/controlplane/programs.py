@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,8 +47,10 @@ def find(*names: str) -> dict[str, Path]:
             missing.setdefault(module_of(name).directory, []).append(name)
         else:
             found[name] = path
-    for group in missing.values():
-        found |= _build(module_of(group[0]), group)
+    # Two modules at a time: a compiler's long single-threaded ends and the linker leave a core idle.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for made in pool.map(lambda group: _build(module_of(group[0]), group), missing.values()):
+            found |= made
     return found
 
 
@@ -145,6 +148,10 @@ def _locked(path: Path, holder: str) -> Iterator[None]:
         yield
 
 
+_under_way = threading.Lock()
+_times_kept = threading.Lock()
+
+
 @contextmanager
 def progress(what: str, key: str) -> Iterator[None]:
     """Says what is being done and how long it took last time; counts the seconds on a terminal."""
@@ -159,7 +166,8 @@ def progress(what: str, key: str) -> Iterator[None]:
 
     print(text, end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
     ticker = threading.Thread(target=tick, daemon=True)
-    if sys.stderr.isatty():
+    alone = _under_way.acquire(blocking=False)  # of several things at once, only the first counts its seconds
+    if alone and sys.stderr.isatty():
         ticker.start()
     try:
         yield
@@ -167,8 +175,12 @@ def progress(what: str, key: str) -> Iterator[None]:
         over.set()
         if ticker.is_alive():
             ticker.join()
+        if alone:
+            _under_way.release()
     took = time.monotonic() - start
     print(f"\r{what}: done in {took:.0f} s", file=sys.stderr, flush=True)
-    replacement = times.with_suffix(f".{os.getpid()}")
-    replacement.write_text(json.dumps(known | {key: round(took, 1)}))
-    replacement.replace(times)
+    with _times_kept:
+        known = json.loads(times.read_text()) if times.exists() else {}  # others have ended meanwhile
+        replacement = times.with_suffix(f".{os.getpid()}")
+        replacement.write_text(json.dumps(known | {key: round(took, 1)}))
+        replacement.replace(times)

@@ -164,7 +164,7 @@ def main() -> int:
     start = time.monotonic()
     cluster = DevCluster([Node("gpu-a", gpus=10)])
     try:
-        programs.find("kubectl", "helm")
+        DevCluster.find_programs("kubectl", "helm")
         with progress("starting a cluster with 10 fake GPUs", "demo:cluster"):
             cluster.start()
         try:

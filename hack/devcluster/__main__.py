@@ -37,11 +37,11 @@ def main() -> int:
 def _up(nodes: int, gpus: int) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C does
     start = time.monotonic()
-    tools = programs.find("kubectl", "helm")
+    tools = DevCluster.find_programs("kubectl", "helm")
     specs = [Node(f"gpu-{chr(ord('a') + index)}", gpus=gpus) for index in range(nodes)]
     with DevCluster(specs) as cluster:
         cluster.import_image(images.build(cluster.folder / "images.tar"))
-        folders = ":".join(sorted({str(path.parent) for path in tools.values()}))
+        folders = ":".join(sorted({str(tools[name].parent) for name in ("kubectl", "helm")}))
         print(f"# ready in {time.monotonic() - start:.0f} s; Ctrl-C ends it. In another terminal:")
         print(f"export KUBECONFIG={cluster.kubeconfig}\nexport PATH={folders}:$PATH")
         print("# images in it: weir.dev/weir:dev weir.dev/engines:dev (imagePullPolicy: Never)", flush=True)

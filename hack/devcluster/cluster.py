@@ -41,11 +41,19 @@ class DevCluster:
     ) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Finds or builds the programs and starts all. Raises UnavailableError or RunError."""
+    @staticmethod
+    def find_programs(*more: str) -> dict[str, Path]:
+        """What a cluster runs, and `more`: asked for together, they are built together.
+
+        Raises UnavailableError, before anything is built, where the machine cannot have a cluster.
+        """
         if reason := machine.obstacle():
             raise programs.UnavailableError(reason)
-        self._programs = programs.find(*components.PROGRAMS, *PROGRAMS)
+        return programs.find(*components.PROGRAMS, *PROGRAMS, "pause", *more)
+
+    def start(self) -> None:
+        """Finds or builds the programs and starts all. Raises UnavailableError or RunError."""
+        self._programs = self.find_programs()
         self._run.begin()
         try:
             self._start()

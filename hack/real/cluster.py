@@ -46,6 +46,7 @@ class Summary:
 def run() -> Summary:
     """Starts the cluster, installs, applies, asks. Raises UnavailableError or RunError."""
     installed = environment()
+    DevCluster.find_programs("kubectl", "helm")
     cluster = DevCluster([Node(gpus=0)])
     with progress("starting a cluster", "real:cluster"):
         cluster.start()
