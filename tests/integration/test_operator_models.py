@@ -57,9 +57,11 @@ async def test_nothing_is_written_once_it_has_converged(operators: OperatorWorld
     assert list(mdep["metadata"]["annotations"]) == ["note"]
 
 
-async def test_a_restarted_operator_writes_nothing(operators: OperatorWorld) -> None:
+@pytest.mark.parametrize("spec", [MANUAL, {"scaling": {"minReplicas": 2, "maxReplicas": 4}}], ids=["manual", "scaled"])
+async def test_a_restarted_operator_writes_nothing(operators: OperatorWorld, spec: Json) -> None:
     operator = await operators.operator()
-    await operators.model(**MANUAL)
+    await operators.gateway()
+    await operators.model(**spec)
     await operators.until_ready(2)
     await quiet(operator, 2)
     assert operator.stop() == 0

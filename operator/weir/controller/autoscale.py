@@ -42,9 +42,9 @@ class _Model:
     history: History
     demand: DemandMeter = field(default_factory=DemandMeter)
     traffic: Traffic = field(default_factory=Traffic)
-    view: ScalingView = field(default_factory=ScalingView)
+    view: ScalingView | None = None
     in_flight: dict[str, int] = field(default_factory=dict)
-    shown: ScalingView = field(default_factory=ScalingView)
+    shown: ScalingView | None = None
     shown_at: float = 0.0
 
 
@@ -88,8 +88,8 @@ class Autoscaler:
             return mdep.spec.replicas or 0
         return self._models[Key(mdep.metadata.namespace, mdep.metadata.name)].desired
 
-    def view(self, key: Key) -> ScalingView:
-        """What was last seen and decided."""
+    def view(self, key: Key) -> ScalingView | None:
+        """What was last seen and decided; None in the second before the first look."""
         return self._models[key].view
 
     def in_flight(self, key: Key) -> dict[str, int]:
@@ -153,7 +153,7 @@ class Autoscaler:
         else:
             decision = recommend(target, seen, model.history)
             model.history, model.desired = decision.history, decision.desired
-        model.view = ScalingView(
+        view = model.view = ScalingView(
             reason=decision.reason if decision else Reason.MANUAL,
             limit=decision.limit if decision else ScalingView.limit,
             message=decision.message if decision else "",
@@ -167,17 +167,17 @@ class Autoscaler:
             gateways=len(present),
             answering=len(present & answers.keys()),
         )
-        self._measure(key, model.view, target, seen)
+        self._measure(key, view, target, seen)
         if decision and decision.desired != current:
             self._decided(mdep, current, decision)
-        if (decision and decision.desired != current) or self._worth_showing(model):
-            model.shown, model.shown_at = model.view, now
+        if (decision and decision.desired != current) or self._worth_showing(model, view):
+            model.shown, model.shown_at = view, now
             self._enqueue(WorkKey("ModelDeployment", *key))
 
-    def _worth_showing(self, model: _Model) -> bool:
-        old, new = model.shown, model.view
-        if new == old:
-            return False
+    def _worth_showing(self, model: _Model, new: ScalingView) -> bool:
+        old = model.shown
+        if new == old or old is None:
+            return old is None
         jump = abs((new.utilization or 0) - (old.utilization or 0)) * 100 >= JUMP or abs(new.share - old.share) >= 0.05
         words = (old.reason, old.limit, old.gateways, old.answering, bool(old.spilling or old.share))
         return bool(

@@ -9,7 +9,7 @@ from weir.api import claims
 from weir.api.modeldeployment import ModelDeployment, ModelDeploymentStatus
 from weir.controller import evidence, spill
 from weir.controller.autoscale import Autoscaler
-from weir.controller.conditions import Facts, changed
+from weir.controller.conditions import Facts, ScalingView, changed
 from weir.controller.config import OperatorConfig
 from weir.controller.errors import Stalled, Waiting
 from weir.controller.evidence import Evidence
@@ -72,10 +72,15 @@ class ModelReconciler:
         children = self._views.children(mdep)
         self._autoscaler.adopt(mdep, _last_desired(mdep, children, revision))
         attempt = await self._act(mdep, key, revision, children)
+        view = self._autoscaler.view(key)
+        if (
+            view is None
+        ):  # it looks within the second, and then says so: no status before that, or it would tell of no demand
+            return attempt.again if attempt.again != float("inf") else None
 
         now = self._kube.server_now()
         book, spent = await self._budget(mdep, key, now.strftime("%Y-%m-%d"))
-        facts = await self._facts(mdep, key, revision, children, attempt, book, spent)
+        facts = await self._facts(mdep, key, revision, children, attempt, book, spent, view)
         status = build(
             facts, book.uid, book.lost_on, spent.spent if spent else None, now.strftime("%Y-%m-%dT%H:%M:%SZ")
         )
@@ -122,7 +127,7 @@ class ModelReconciler:
 
     async def _facts(
         self, mdep: ModelDeployment, key: Key, revision: str, children: Children, attempt: _Attempt, book: Book,
-        spent: spill.Spending | None,
+        spent: spill.Spending | None, view: ScalingView,
     ) -> Facts:  # fmt: skip
         live = [pod for pod in children.pods if pod.live]
         now = [pod for pod in children.pods if pod.revision == revision]
@@ -151,7 +156,7 @@ class ModelReconciler:
                 for name in mdep.served_names
                 if owners[name].metadata.uid != mdep.metadata.uid
             ),
-            scaling=self._autoscaler.view(key),
+            scaling=view,
             overflow=spill.availability(
                 mdep, providers, book.problem or spent, out_of_budget=self._autoscaler.out_of_budget(key)
             ),
