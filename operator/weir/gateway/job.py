@@ -68,7 +68,7 @@ class Job:
         return b"x-weir-backend: %b\r\nx-weir-reason: %b\r\nx-weir-model: %b\r\n%bx-weir-queue-ms: %d\r\n%b" % (
             backend,
             reason.encode(),
-            _printable(model),
+            _header_value(model),
             line,
             round(self.held * 1000),
             self.id_line(),
@@ -97,5 +97,6 @@ def request_id(exchange: Exchange) -> bytes:
     return _PREFIX + b"%x" % next(_numbers)
 
 
-def _printable(name: str) -> bytes:
-    return re.sub(rb"[^!-~]", b"?", name.encode())
+def _header_value(name: str) -> bytes:
+    plain = name.isascii() and name.isprintable()
+    return name.encode() if plain else re.sub(rb"[^ -~]", b"?", name.encode())

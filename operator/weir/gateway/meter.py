@@ -28,10 +28,26 @@ LOCAL = "local"
 REFUSED = "refused"
 
 
+class _Series:
+    """What a request of one kind counts in."""
+
+    __slots__ = ("cached", "completion", "duration", "first_token", "held", "prompt", "requests")
+
+    def __init__(self, key: Key, route: str, reason: str, code: int) -> None:
+        self.requests = metrics.REQUESTS.labels(*key, route, reason, str(code))
+        self.held = metrics.HOLD_SECONDS.labels(*key)
+        self.duration = metrics.DURATION_SECONDS.labels(*key, route)
+        self.first_token = metrics.FIRST_TOKEN_SECONDS.labels(*key, route)
+        self.prompt, self.completion, self.cached = (
+            metrics.TOKENS.labels(*key, route, kind) for kind in ("prompt", "completion", "cached")
+        )
+
+
 class Meter:
     """One for the gateway."""
 
     def __init__(self) -> None:
+        self._series: dict[tuple[Key, str, str, int], _Series] = {}
         self._children: dict[tuple[object, ...], MetricWrapperBase] = {}
 
     def _child(self, metric: M, *labels: str) -> M:
@@ -43,26 +59,25 @@ class Meter:
 
     def finished(self, job: Job) -> None:
         """The request has ended, with `route`, `reason` and `code` as the job says."""
-        key = job.served.key
-        model = (key.namespace, key.name)
-        self._child(metrics.REQUESTS, *model, job.route, job.reason, str(job.code)).inc()
-        if job.route in (LOCAL, FRONTIER):
-            now = job.loop.time()
-            self._child(metrics.DURATION_SECONDS, *model, job.route).observe(now - job.arrived)
-            relay = job.relay
-            if relay is not None and relay.first_token_at is not None:
-                waited = relay.first_token_at - job.arrived
-                self._child(metrics.FIRST_TOKEN_SECONDS, *model, job.route).observe(waited)
-                if relay.usage is not None:
-                    self._tokens(model, job.route, relay.usage)
+        served = job.served
+        which = (served.key, job.route, job.reason, job.code)
+        series = self._series.get(which)
+        if series is None:
+            series = self._series[which] = _Series(*which)
+        series.requests.inc()
         if job.held:
-            self._child(metrics.HOLD_SECONDS, *model).observe(job.held)
-
-    def _tokens(self, model: tuple[str, str], route: str, usage: Usage) -> None:
-        self._child(metrics.TOKENS, *model, route, "prompt").inc(usage.prompt)
-        self._child(metrics.TOKENS, *model, route, "completion").inc(usage.completion)
-        if usage.cached:
-            self._child(metrics.TOKENS, *model, route, "cached").inc(usage.cached)
+            series.held.observe(job.held)
+        relay = job.relay
+        if relay is None or job.route == REFUSED:
+            return
+        series.duration.observe(job.loop.time() - job.arrived)
+        if relay.first_token_at is not None:
+            series.first_token.observe(relay.first_token_at - job.arrived)
+            if (usage := relay.usage) is not None:
+                series.prompt.inc(usage.prompt)
+                series.completion.inc(usage.completion)
+                if usage.cached:
+                    series.cached.inc(usage.cached)
 
     def unknown(self, code: int, reason: str) -> None:
         """A request that named no known model, or could not be understood."""

@@ -32,11 +32,8 @@ class Served:
     engine_name: str
     """What the engine calls it."""
     spec: ModelDeploymentSpec
-
-    @property
-    def key(self) -> Key:
-        """Of the ModelDeployment."""
-        return Key(*self.model.key.split("/", 1))
+    key: Key
+    """Of the ModelDeployment."""
 
 
 class Registry:
@@ -130,7 +127,7 @@ class Registry:
         self.names = names
 
     def _claim(self, names: dict[str, Served], name: str, engine_name: str, model: Model, view: DeploymentView) -> None:
-        owner = names.setdefault(name, Served(name, model, engine_name, view.spec))
+        owner = names.setdefault(name, Served(name, model, engine_name, view.spec, view.key))
         if owner.model is not model and name not in self.names:
             log.warning(
                 "a name is claimed twice, the older keeps it", name=name, owner=owner.model.key, other=model.key

@@ -163,14 +163,12 @@ class Relay:
 
     def _cut(self, data: bytes) -> None:
         """The careful path: event by event."""
-        buffer = self._rest + data if self._rest else data
-        end = sse.cut(buffer)
-        self._rest = buffer[end:]
+        events, self._rest = sse.split(self._rest, data)
         if len(self._rest) > MAX_EVENT_BYTES:
             self.on_failure(Failure.MALFORMED, f"an event is larger than {MAX_EVENT_BYTES} bytes")
             return
         out = []
-        for event in sse.events(buffer[:end]):
+        for event in events:
             if self.ended.done():
                 return
             if not self._flowing and not self._first(event):

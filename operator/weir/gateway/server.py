@@ -33,6 +33,10 @@ _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+def _status_line(status: int) -> bytes:
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status  # engines may have their own
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long a client may take, seconds."""
@@ -79,7 +83,7 @@ class Exchange:
         if self.finished:
             return  # the client is gone
         head = b"%bdate: %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n" % (
-            _STATUS_LINES[status],
+            _status_line(status),
             self._connection.server.date,
             content_type,
             len(body),
@@ -108,7 +112,7 @@ class Exchange:
         self._connection.send(
             b"%bdate: %b\r\ncontent-type: %b\r\n%b%b%b\r\n"
             % (
-                _STATUS_LINES[status],
+                _status_line(status),
                 self._connection.server.date,
                 content_type,
                 framing,
@@ -161,7 +165,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._ahead = bytearray()
         self._close_after = False
-        self._lingering = False
+        self._closing = False
         self._pumping = False
         self._timed = Phase.IDLE  # what `_until` bounds
         self._until = math.inf
@@ -184,7 +188,7 @@ class ClientConnection(asyncio.Protocol):
         return False  # close once what was written has left
 
     def data_received(self, data: bytes) -> None:
-        if self._lingering or self._reader.done:
+        if self._closing or self._reader.done:
             return
         if self._exchange is None:
             self._reader.feed(data)
@@ -210,7 +214,7 @@ class ClientConnection(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         """Queue bytes for the client; after it left they go nowhere."""
-        if self._transport is not None:
+        if self._transport is not None and not self._closing:  # uvloop raises on a transport that is closed
             self._transport.write(data)
 
     def connection_header(self) -> bytes:
@@ -239,6 +243,7 @@ class ClientConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Break the connection off."""
         self._client_gone()
+        self._closing = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -253,7 +258,7 @@ class ClientConnection(asyncio.Protocol):
         """The deadline has passed."""
         if self.paused and self._check_progress():
             return
-        if self._lingering or self.paused:
+        if self._closing or self.paused:
             self.abort()
         elif self._reader.phase is Phase.IDLE:
             self._close(linger=False)
@@ -274,7 +279,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._pumping = True
         try:
-            while self._exchange is None and self._transport is not None and not self._lingering:
+            while self._exchange is None and self._transport is not None and not self._closing:
                 if self._reader.ready:
                     self._start(self._reader.ready.popleft())
                 elif self._ahead:
@@ -306,7 +311,7 @@ class ClientConnection(asyncio.Protocol):
         body = problem.body()
         self.send(
             b"%bdate: %b\r\ncontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (_STATUS_LINES[refusal.status], self.server.date, JSON_TYPE, len(body), body)
+            % (_status_line(refusal.status), self.server.date, JSON_TYPE, len(body), body)
         )
         self.server.on_refusal(refusal)
         self._close(linger=True)
@@ -330,13 +335,15 @@ class ClientConnection(asyncio.Protocol):
 
     def _close(self, *, linger: bool) -> None:
         transport = self._transport
-        if transport is None or self._lingering:
+        if transport is None or self._closing:
             return
+        self._closing = True
+        patience, now = self.server.patience, self.server.loop.time()
         if linger and transport.can_write_eof():
-            self._lingering = True
-            self.deadline = self.server.loop.time() + self.server.patience.linger
+            self.deadline = now + patience.linger
             transport.write_eof()
         else:
+            self.deadline = now + patience.stalled
             transport.close()
 
     def _client_gone(self) -> None:

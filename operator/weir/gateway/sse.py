@@ -11,28 +11,20 @@ from weir.economics.pricing import Usage
 
 DONE = b"[DONE]"
 _BOUNDARY = re.compile(rb"\r?\n\r?\n|\r\r")
-_USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})')  # with one level of details inside
 
 
-def cut(buffer: bytes) -> int:
-    """How many bytes of `buffer` are whole events."""
-    end = 0
-    for match in _BOUNDARY.finditer(buffer, max(0, _last_break(buffer) - 4)):
-        end = match.end()
-    return end
-
-
-def _last_break(buffer: bytes) -> int:
-    return max(buffer.rfind(b"\n\n"), buffer.rfind(b"\n\r\n"), buffer.rfind(b"\r\r"), 0)
-
-
-def events(block: bytes) -> list[bytes]:
-    """The single events of whole ones, each with its boundary."""
+def split(rest: bytes, data: bytes) -> tuple[list[bytes], bytes]:
+    """The whole events, each with its boundary, in what was left over and what has come now; and what is left over."""
+    # A large event comes in many pieces: most of them are told by their own bytes not to end it.
+    if rest and not _BOUNDARY.search(rest[-3:] + data):
+        return [], rest + data
+    buffer = rest + data
     found, start = [], 0
-    for match in _BOUNDARY.finditer(block):
-        found.append(block[start : match.end()])
+    for match in _BOUNDARY.finditer(buffer):
+        found.append(buffer[start : match.end()])
         start = match.end()
-    return found
+    return found, buffer[start:]
 
 
 def payload(event: bytes) -> bytes | None:
@@ -89,20 +81,10 @@ def find_usage(body: bytes) -> Usage | None:
 
     The last key of that name wins; inside a JSON string its quotes would be escaped, so no text can be taken for it.
     """
-    start = -1
+    found = None
     for match in _USAGE.finditer(body, max(0, body.rfind(b'"usage"'))):
-        start = match.end()
-    if start < 0:
-        return None
-    depth = 0
-    for end in range(start, min(len(body), start + 4096)):
-        if body[end] == 0x7B:
-            depth += 1
-        elif body[end] == 0x7D:
-            depth -= 1
-            if depth == 0:
-                return usage_from(parse(body[start : end + 1]))
-    return None
+        found = match[1]
+    return usage_from(parse(found)) if found else None
 
 
 def error_status(error: object, default: int = 500) -> int:

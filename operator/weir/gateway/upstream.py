@@ -149,6 +149,7 @@ class EngineConnection(asyncio.Protocol):
         self._forget_call()
         if self._transport is not None:
             self._transport.abort()
+            self._transport = None  # uvloop raises on a transport that is closed
 
     def pause(self, paused: bool) -> None:
         """The gap between two pieces is not counted while reading is off."""
