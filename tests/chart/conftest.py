@@ -39,7 +39,7 @@ EVERYTHING: Json = {
         "service": {"type": "LoadBalancer", "port": 8000, "annotations": {"i": "j"}},
     },
     "monitoring": {
-        "podMonitor": {"enabled": True, "labels": {"prometheus": "main"}},
+        "serviceMonitor": {"enabled": True, "labels": {"prometheus": "main"}},
         "rules": {"enabled": True, "labels": {"prometheus": "main"}, "runbookBaseURL": "https://example.com/runbooks/"},
     },
     "networkPolicy": {

@@ -48,7 +48,7 @@ def test_gateways_go_one_at_a_time(helm: Helm) -> None:
 
 
 def test_nothing_is_restricted_or_monitored_unasked(helm: Helm) -> None:
-    assert not {o["kind"] for o in helm.render()} & {"NetworkPolicy", "PodMonitor", "PrometheusRule"}
+    assert not {o["kind"] for o in helm.render()} & {"NetworkPolicy", "ServiceMonitor", "PrometheusRule"}
 
 
 def test_network_policies_let_in_clients_scrapers_and_each_other(helm: Helm) -> None:
@@ -65,8 +65,25 @@ def test_network_policies_let_in_clients_scrapers_and_each_other(helm: Helm) -> 
 
 
 def test_series_keep_the_namespace_of_their_model(helm: Helm) -> None:
-    (endpoint,) = helm.render(helm.everything).one("PodMonitor", "weir")["spec"]["podMetricsEndpoints"]
+    (endpoint,) = helm.render(helm.everything).one("ServiceMonitor", "weir")["spec"]["endpoints"]
     assert endpoint == {"port": "admin", "path": "/metrics", "honorLabels": True, "interval": "15s"}
+
+
+def test_the_service_monitor_finds_a_service_that_names_both_programs(helm: Helm) -> None:
+    rendered = helm.render(helm.everything)
+    monitor = rendered.one("ServiceMonitor", "weir")["spec"]
+    service = rendered.one("Service", "weir-metrics")
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    others = [o for o in rendered.of("Service") if o is not service]
+    assert all(not monitor["selector"]["matchLabels"].items() <= o["metadata"]["labels"].items() for o in others)
+    assert [port["name"] for port in service["spec"]["ports"]] == [
+        endpoint["port"] for endpoint in monitor["endpoints"]
+    ]
+    for deployment in rendered.of("Deployment"):
+        template = deployment["spec"]["template"]
+        assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+        ports = [port["name"] for container in template["spec"]["containers"] for port in container["ports"]]
+        assert service["spec"]["ports"][0]["targetPort"] in ports
 
 
 def test_all_objects_say_whose_they_are(helm: Helm) -> None:

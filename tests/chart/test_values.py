@@ -60,7 +60,7 @@ def test_what_is_left_out_by_null_is_left_out(helm: Helm) -> None:
 
 
 def test_everything_can_be_set_at_once(helm: Helm) -> None:
-    assert {obj["kind"] for obj in helm.render(helm.everything)} > {"PodMonitor", "PrometheusRule", "NetworkPolicy"}
+    assert {obj["kind"] for obj in helm.render(helm.everything)} > {"ServiceMonitor", "PrometheusRule", "NetworkPolicy"}
 
 
 def test_names_hold_for_any_release(helm: Helm) -> None:
