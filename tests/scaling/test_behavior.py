@@ -1,6 +1,8 @@
 """Stabilization and pace follow autoscaling/v2's documented examples."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from weir.api.modeldeployment import Behavior, ScalingPolicyRule, ScalingRules
 from weir.scaling.behavior import Event, pace, stabilize
@@ -61,3 +63,28 @@ def test_pace_up_doubles_or_adds_four() -> None:
 def test_no_policy_is_no_limit() -> None:
     assert pace(1, 99, [], Behavior(), now=0) == 99
     assert pace(99, 0, [], Behavior(), now=0) == 0
+
+
+@given(
+    current=st.integers(0, 50),
+    wanted=st.integers(0, 50),
+    changes=st.lists(st.builds(Event, st.floats(0, 100), st.integers(-40, 40).filter(bool)), max_size=6),
+    rules=st.builds(
+        ScalingRules,
+        policies=st.lists(
+            st.builds(
+                ScalingPolicyRule,
+                type=st.sampled_from(["Pods", "Percent"]),
+                value=st.integers(1, 200),
+                period_seconds=st.integers(1, 200),
+            ),
+            max_size=3,
+        ).map(tuple),
+        select_policy=st.sampled_from(["Max", "Min", "Disabled"]),
+    ),
+)
+def test_the_pace_is_never_against_the_way(
+    current: int, wanted: int, changes: list[Event], rules: ScalingRules
+) -> None:
+    paced = pace(current, wanted, changes, Behavior(scale_up=rules, scale_down=rules), now=100)
+    assert min(current, wanted) <= paced <= max(current, wanted)

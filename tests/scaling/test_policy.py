@@ -125,6 +125,16 @@ def test_no_more_than_max_pending_beyond_what_is_on_nodes() -> None:
     assert (bounded.desired, bounded.limit) == (5, Limit.CAPACITY)
 
 
+def test_a_node_that_is_lost_does_not_shrink_the_fleet() -> None:
+    target = replace(TARGET, max_pending=4)
+    assert desired(demand(70), 10, target, ready=0, scheduled=0) == 10
+
+
+def test_way_down_disabled_is_disabled_to_zero_too() -> None:
+    disabled = Behavior(scale_down=ScalingRules(select_policy="Disabled"))
+    assert desired(demand(0), 1, replace(ZERO, behavior=disabled), idle=999.0) == 1
+
+
 def test_limits_are_named() -> None:
     assert recommend(TARGET, seen(demand(1000), 5), History()).limit is Limit.MAXIMUM
     assert recommend(replace(TARGET, minimum=3), seen(demand(1), 3), History()).limit is Limit.MINIMUM

@@ -40,11 +40,14 @@ def stabilize(current: int, wanted: int, recommended: Sequence[Event], behavior:
 
 
 def pace(current: int, wanted: int, changes: Sequence[Event], behavior: Behavior, now: float) -> int:
-    """What of the way from `current` to `wanted` the policies allow now, given the changes of their periods."""
+    """What of the way from `current` to `wanted` the policies allow now, given the changes of their periods.
+
+    Never against the way: where the period has changed more than the policies allow by now, the count stays.
+    """
     if wanted > current:
-        return min(wanted, _limit(current, changes, behavior.scale_up, now, up=True))
+        return max(current, min(wanted, _limit(current, changes, behavior.scale_up, now, up=True)))
     if wanted < current:
-        return max(wanted, _limit(current, changes, behavior.scale_down, now, up=False))
+        return min(current, max(wanted, _limit(current, changes, behavior.scale_down, now, up=False)))
     return current
 
 

@@ -206,12 +206,13 @@ def _around_zero(
         return (max(asked, 1), Reason.FIRST_REQUEST) if busy else (0, Reason.IDLE)
     if asked > 1:
         return asked, reason
-    idle = target.minimum == 0 and not busy and demand.complete and seen.idle >= target.idle_seconds
+    may_go = target.minimum == 0 and target.behavior.scale_down.select_policy != "Disabled"
+    idle = may_go and not busy and demand.complete and seen.idle >= target.idle_seconds
     return (0, Reason.IDLE) if idle else (1, reason)
 
 
 def _bound(target: ScalingTarget, seen: Observation, asked: int) -> tuple[int, Limit]:
-    """`asked` between minimum and maximum, and no more than `max_pending` beyond what is on a node.
+    """`asked` between minimum and maximum, and no more new ones than `max_pending` beyond what is on a node.
 
     Where there is room a pod is on its node within the second, so this asks for `max_pending` more every second; where there
     is none, that many wait: enough to wake a node autoscaler.
@@ -222,7 +223,9 @@ def _bound(target: ScalingTarget, seen: Observation, asked: int) -> tuple[int, L
         bounded, limit = target.minimum, Limit.MINIMUM
     else:
         bounded, limit = asked, Limit.NONE
-    schedulable = seen.scheduled + target.max_pending
+    # Replicas already asked for stay: a node that is lost for a moment must not shrink the fleet behind it. Those that wait
+    # are let go only where demand no longer asks for them.
+    schedulable = max(seen.scheduled + target.max_pending, min(seen.current, bounded))
     return (schedulable, Limit.CAPACITY) if bounded > schedulable else (bounded, limit)
 
 
