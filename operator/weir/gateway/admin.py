@@ -23,7 +23,7 @@ class Admin:
         self._registry = registry
         self._is_ready = is_ready
         self._before_metrics = before_metrics
-        self._started_at = time.time()
+        self._started_at, self._began = time.time(), time.monotonic()
         app = web.Application()
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -48,7 +48,8 @@ class Admin:
         return LoadReport(
             gateway=self._uid,
             started_at=self._started_at,
-            at=time.time(),
+            # Not the wall clock again: set back, it would make readers take every answer for an old one.
+            at=self._started_at + time.monotonic() - self._began,
             ready=not self._is_ready(),
             models={model.key: model.report() for model in self._registry.models.values()},
         )
