@@ -80,6 +80,31 @@ def test_a_header_that_never_ends_is_refused_before_it_fills_the_memory() -> Non
     assert reader.ready[0].status == 431
 
 
+@pytest.mark.parametrize("trailer", [b"a" * 10_000, b"X: y\r\n" * 100], ids=["one without end", "many"])
+@pytest.mark.parametrize("body", [b"", b"3\r\nabc\r\n"], ids=["no body", "a body"])
+def test_trailers_have_the_limits_of_a_head(trailer: bytes, body: bytes) -> None:
+    reader = RequestReader(Limits())
+    reader.feed(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body + b"0\r\nX: ")
+    for _ in range(5):
+        reader.feed(trailer)
+    (found,) = reader.ready
+    assert isinstance(found, Refusal)
+    assert found.status == 431
+
+
+def test_a_body_in_pieces_may_be_larger_than_a_head() -> None:
+    """Also where every chunk's size comes apart from its bytes."""
+    reader = RequestReader(Limits(head_bytes=100))
+    reader.feed(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    for _ in range(200):
+        reader.feed(b"1;size=one\r\n")
+        reader.feed(b"x\r\n")
+    reader.feed(b"0\r\n\r\n")
+    (found,) = reader.ready
+    assert isinstance(found, Request)
+    assert found.body == b"x" * 200
+
+
 @pytest.mark.parametrize("pieces", [0, 1, 7], ids=["whole", "bytewise", "by sevens"])
 def test_pipelined_requests_come_out_in_order(pieces: int) -> None:
     data = (

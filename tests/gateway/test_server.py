@@ -276,6 +276,48 @@ async def test_a_client_that_does_not_read_stops_the_source_and_is_dropped_in_th
         await until(lambda: not server.in_flight)
 
 
+async def test_requests_sent_ahead_wait_until_the_answers_before_them_are_read() -> None:
+    """Small requests with large answers, none of them read: the answers must not pile up in memory."""
+    count, begun = 2_000, 0
+
+    def large(exchange: Exchange) -> None:
+        nonlocal begun
+        begun += 1
+        exchange.respond(200, exchange.request.path * 1_000)
+
+    async with serving(large) as server:
+        client = await Client.connect(server)
+        transport = cast("asyncio.ReadTransport", client.writer.transport)
+        transport.pause_reading()
+        client.writer.write(b"".join(GET % b"/%05d" % number for number in range(count)))
+        await until(lambda: any(connection.paused for connection in server.connections))
+        before = -1
+        while before != begun:  # what the socket's buffers hold may take some turns
+            before = begun
+            await asyncio.sleep(0.05)
+        assert begun < count / 2
+        transport.resume_reading()
+        for number in range(count):
+            assert (await client.answer())[2] == b"/%05d" % number * 1_000
+        assert begun == count
+
+
+async def test_who_sends_too_far_ahead_and_reads_nothing_is_dropped() -> None:
+    begun = 0
+
+    def large(exchange: Exchange) -> None:
+        nonlocal begun
+        begun += 1
+        exchange.respond(200, b"x" * 1_000_000)
+
+    async with serving(large, Patience(linger=0.1)) as server:
+        client = await Client.connect(server)
+        cast("asyncio.ReadTransport", client.writer.transport).pause_reading()
+        client.writer.write(GET % b"/a" * 200_000)
+        await until(lambda: bool(begun) and not server.connections)
+        assert begun < 100
+
+
 async def test_a_handler_is_told_that_its_client_reads_again() -> None:
     done = asyncio.Event()
 

@@ -2,7 +2,7 @@
 
 httptools (llhttp) is strict about line ends, header characters and Content-Length. It does not limit the head, and takes a missing
 or repeated Host, Transfer-Encoding on HTTP/1.0, `gzip, chunked`, HTTP/0.9 and 2.0, and ends a message before its body at
-an upgrade, so that reading on would take the body for a request. Trailers come like headers: they are dropped.
+an upgrade, so that reading on would take the body for a request. Trailers come like headers: they are counted, and dropped.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class RequestReader:
         """The request being read waits for `100 Continue` before it sends its body."""
         self.done = False
         """Nothing more will be read: the last of `ready` is a Refusal or said `Connection: close`."""
-        self._began = False
-        self._head_fed = 0
+        self._advanced = False
+        self._unseen = 0
         self._head_bytes = 0
         self._count = 0
         self._url = b""
@@ -86,23 +86,25 @@ class RequestReader:
         """Takes what came from the client. Raises nothing: what is wrong becomes a Refusal in `ready`."""
         if self.done:
             return
-        self._began = False
+        self._advanced = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._refuse(400, "upgrades (h2c, websocket, CONNECT) are not supported: send plain HTTP/1.1")
         except httptools.HttpParserError as error:
             self._refuse(400, f"malformed HTTP request: {error}")
-        # A header that never ends is kept by the parser and seen by no callback: count what was fed to it.
-        if self.phase is Phase.HEAD and not self._began and not self.done:
-            self._head_fed += len(data)
-            if self._head_fed > self._limits.head_bytes:
+        # A header or trailer that never ends is kept by the parser and seen by no callback: count what was fed to it.
+        if self._advanced or self.phase is Phase.IDLE:
+            self._unseen = 0
+        else:
+            self._unseen += len(data)
+            if self._unseen > self._limits.head_bytes:
                 self._refuse_head()
 
     def on_message_begin(self) -> None:
         self.phase = Phase.HEAD
-        self._began = True
-        self._head_fed = self._head_bytes = self._count = 0
+        self._advanced = True
+        self._head_bytes = self._count = 0
         self._url = b""
         self._headers = {}
 
@@ -131,6 +133,7 @@ class RequestReader:
     def on_headers_complete(self) -> None:
         if self.done:
             return
+        self._advanced = True
         parser, headers = self._parser, self._headers
         version = parser.get_http_version()
         if refusal := self._check(version):
@@ -176,6 +179,7 @@ class RequestReader:
     def on_body(self, data: bytes) -> None:
         if self.done:
             return
+        self._advanced = True
         self.wants_continue = False
         if not self._body:
             self._body = data

@@ -2,6 +2,7 @@
 
 Reading from a client is never switched off, so that its leaving is seen in every phase: what it sends ahead of its answers is kept up to
 a bound, and beyond that dropped and the connection closed after the present answer (a client must expect that of pipelining).
+While a client does not read its answers, none of its further requests is begun.
 End of file while an answer is due means that the client is gone, as nginx reads it.
 """
 
@@ -25,7 +26,9 @@ log = structlog.get_logger(__name__)
 
 TICK_SECONDS = 0.25
 MAX_AHEAD_BYTES = 1024 * 1024
-"""Pipelined bytes kept while an answer is in the making."""
+"""Pipelined bytes kept while an answer is in the making, or one not read."""
+PARSE_BYTES = 64 * 1024
+"""Of these so many are parsed at a time: small requests take twenty times their bytes once they are objects."""
 WRITE_BUFFER_BYTES = 32 * 1024
 JSON_TYPE = b"application/json"
 
@@ -190,7 +193,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing or self._reader.done:
             return
-        if self._exchange is None:
+        if self._exchange is None and not self.paused:
             self._reader.feed(data)
             self._pump()
         elif len(self._ahead) + len(data) <= MAX_AHEAD_BYTES:
@@ -199,6 +202,8 @@ class ClientConnection(asyncio.Protocol):
             self._ahead.clear()
             self._reader.done = True
             self.close_after_answer()
+            if self._exchange is None:
+                self._close(linger=True)
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -211,6 +216,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = math.inf if self._exchange is not None else self.deadline
         if self._exchange is not None and self._exchange.on_pause is not None:
             self._exchange.on_pause(False)
+        self._pump()
 
     def send(self, data: bytes) -> None:
         """Queue bytes for the client; after it left they go nowhere."""
@@ -279,12 +285,12 @@ class ClientConnection(asyncio.Protocol):
             return
         self._pumping = True
         try:
-            while self._exchange is None and self._transport is not None and not self._closing:
+            while self._exchange is None and self._transport is not None and not self._closing and not self.paused:
                 if self._reader.ready:
                     self._start(self._reader.ready.popleft())
                 elif self._ahead:
-                    data = bytes(self._ahead)
-                    self._ahead.clear()
+                    data = bytes(self._ahead[:PARSE_BYTES])
+                    del self._ahead[:PARSE_BYTES]
                     self._reader.feed(data)
                 else:
                     self._wait()
