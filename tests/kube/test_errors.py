@@ -11,6 +11,7 @@ from weir.kube import errors
 @pytest.mark.parametrize(
     ("status", "reason", "kind"),
     [
+        (400, "BadRequest", errors.BadRequest),
         (401, "Unauthorized", errors.Forbidden),
         (403, "Forbidden", errors.Forbidden),
         (404, "NotFound", errors.NotFound),

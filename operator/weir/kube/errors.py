@@ -30,6 +30,10 @@ class Unreachable(ApiError):
         super().__init__(0, "Unreachable", message)
 
 
+class BadRequest(ApiError):
+    """400: a value is of the wrong type, or not of its format. Sending it again cannot help."""
+
+
 class Forbidden(ApiError):
     """401 or 403: the credentials are wrong, or a role is missing. Waiting does not help, a person does."""
 
@@ -59,6 +63,7 @@ class TooManyRequests(ApiError):
 
 
 _BY_STATUS: dict[int, type[ApiError]] = {
+    400: BadRequest,
     401: Forbidden,
     403: Forbidden,
     404: NotFound,
