@@ -15,7 +15,8 @@ from aiohttp.test_utils import TestServer
 from weir.kube.client import KubeClient
 from weir.kube.config import ClusterConfig, FileToken
 from weir.kube.errors import ApiError, Conflict, TooManyRequests, Unreachable
-from weir.kube.resources import CONFIGMAPS, PODS
+from weir.kube.reflector import Reflector
+from weir.kube.resources import CONFIGMAPS, PODS, Json, Key
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 POD = {"metadata": {"namespace": "a", "name": "p", "resourceVersion": "1"}}
@@ -162,6 +163,96 @@ async def test_an_error_of_the_consumer_stays_its_own(server: Server, kube: Kube
 
     with pytest.raises(TimeoutError, match="mine"):
         await consume()
+
+
+LIST = b'{"metadata":{"resourceVersion":"1"},"items":[%b]}'
+ODD_LISTS = {
+    "nothing": b"{}",
+    "an array": b"[]",
+    "items of another shape": LIST.replace(b"[%b]", b'{"a":1}'),
+    "null among the items": LIST % b"null",
+    "no version": LIST % b'{"metadata":{"name":"a"}}',
+    "no name": LIST % b'{"metadata":{"resourceVersion":"1"}}',
+    "a name of another type": LIST % b'{"metadata":{"name":[],"resourceVersion":"1"}}',
+}
+ODD_LINES = {
+    "nothing": b"{}",
+    "an array": b"[1]",
+    "no object": b'{"type":"ADDED"}',
+    "an object without a name": b'{"type":"ADDED","object":{"metadata":{"resourceVersion":"2"}}}',
+    "a bookmark without a version": b'{"type":"BOOKMARK","object":{"metadata":{}}}',
+    "an unknown type": b'{"type":["ADDED"],"object":{"metadata":{"name":"a","resourceVersion":"2"}}}',
+    "an error without a status": b'{"type":"ERROR","object":null}',
+    "an error with an odd status": b'{"type":"ERROR","object":{"code":"x","details":{"retryAfterSeconds":"soon"}}}',
+}
+
+
+def served(listing: bytes, line: bytes = b"") -> Answer:
+    """A list, and a watch of one line."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if "watch" not in request.query:
+            return web.Response(body=listing, content_type="application/json")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(line + b"\n" if line else b"")
+        await asyncio.sleep(3600)
+        return response
+
+    return answer
+
+
+@pytest.mark.parametrize("listing", ODD_LISTS.values(), ids=ODD_LISTS)
+async def test_an_odd_list_is_no_answer(server: Server, kube: KubeClient, listing: bytes) -> None:
+    server.answers = [served(listing)]
+    with pytest.raises(Unreachable):
+        await kube.list(PODS, "a")
+
+
+@pytest.mark.parametrize("line", ODD_LINES.values(), ids=ODD_LINES)
+async def test_an_odd_line_of_a_watch_breaks_it_off(server: Server, kube: KubeClient, line: bytes) -> None:
+    server.answers = [served(b"", line)]
+    async with kube.watch(PODS, "a", resource_version="1") as events, asyncio.timeout(5):
+        with pytest.raises(ApiError):
+            await anext(events)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"null", b'{"metadata":{"name":"p"}}'])
+async def test_an_odd_object_is_no_answer(server: Server, kube: KubeClient, body: bytes) -> None:
+    server.answers = [served(body)]
+    with pytest.raises(Unreachable):
+        await kube.get(PODS, "a", "p", timeout=1)
+    with pytest.raises(Unreachable):
+        await kube.update(PODS, POD)
+
+
+async def test_a_date_that_is_none_says_nothing_about_the_clock(server: Server, kube: KubeClient) -> None:
+    async def undated(_: web.Request) -> web.Response:
+        return web.json_response(POD, headers={"Date": "yesterday"})
+
+    server.answers = [undated]
+    assert await kube.get(PODS, "a", "p") == POD
+    with pytest.raises(LookupError):
+        kube.server_now()
+
+
+async def test_a_reflector_outlives_odd_answers(server: Server, kube: KubeClient) -> None:
+    pod = b'{"metadata":{"namespace":"a","name":"p","resourceVersion":"1"}}'
+
+    def decode(obj: Json) -> str:
+        return str(obj["metadata"]["name"])
+
+    good_list = served(LIST % pod)
+    server.answers = [served(ODD_LISTS["no version"]), served(LIST % b""), served(b"", b"[1]"), good_list]
+    seen = asyncio.Event()
+    reflector = Reflector(kube, PODS, decode, on_change=lambda key, new, old: seen.set())
+    task = asyncio.create_task(reflector.run())
+    waiting = asyncio.create_task(seen.wait())
+    await asyncio.wait({task, waiting}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+    assert not task.done(), task
+    task.cancel()
+    waiting.cancel()
+    assert dict(reflector.store) == {Key("a", "p"): "p"}
 
 
 async def test_pages_that_outlive_the_servers_memory_are_read_again_as_one(server: Server, kube: KubeClient) -> None:

@@ -32,7 +32,8 @@ async def read(pieces: Sequence[bytes]) -> tuple[list[WatchEvent], int]:
 
 
 def line(kind: str, version: int, filler: str = "") -> bytes:
-    return orjson.dumps({"type": kind, "object": {"metadata": {"resourceVersion": str(version), "x": filler}}}) + b"\n"
+    metadata = {"name": "p", "resourceVersion": str(version), "x": filler}
+    return orjson.dumps({"type": kind, "object": {"metadata": metadata}}) + b"\n"
 
 
 @given(

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Literal, Self
 
 from weir.kube.config import ClusterConfig
-from weir.kube.errors import Conflict, Expired, Invalid
-from weir.kube.resources import Json, Resource
+from weir.kube.errors import Conflict, Expired, Invalid, Unreachable
+from weir.kube.resources import Json, Resource, is_object
 from weir.kube.transport import Call, Transport
 from weir.kube.watch import WatchEvent
 
@@ -125,8 +125,10 @@ class KubeClient:
         kind = {"apiVersion": resource.api_version, "kind": resource.kind}  # the server leaves it out of items
         while True:
             answer = await self._call(Call("list", "GET", resource, path, query), None)
-            metadata = answer["metadata"]
-            yield ObjectList([kind | item for item in answer.get("items") or ()], metadata["resourceVersion"])
+            metadata, items = answer["metadata"], answer.get("items") or []
+            if not isinstance(items, list) or not all(map(is_object, items)):
+                raise Unreachable(f"GET {path}: what came is no list of objects")
+            yield ObjectList([kind | item for item in items], metadata["resourceVersion"])
             if not (token := metadata.get("continue")):
                 return
             query = query | {"continue": token}
@@ -253,7 +255,10 @@ class KubeClient:
         return self._transport.stream(call, silence=seconds + stall_seconds)
 
     async def _call(self, call: Call, timeout: float | None) -> Json:
-        return await self._transport.call(call, self.timeout if timeout is None else timeout)
+        answer = await self._transport.call(call, self.timeout if timeout is None else timeout)
+        if call.verb != "delete" and not is_object(answer, named=call.verb != "list"):  # a delete may answer a Status
+            raise Unreachable(f"{call}: what came is no {call.resource.kind}")
+        return answer
 
 
 def _namespace(obj: Json) -> str | None:

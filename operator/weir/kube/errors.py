@@ -93,12 +93,13 @@ def error_from_status(answer: Mapping[str, object], retry_after: float | None = 
     status = code if isinstance(code, int) else 500
     reason = str(answer.get("reason") or "Unknown")
     details = answer.get("details")
-    if retry_after is None and isinstance(details, dict) and details.get("retryAfterSeconds"):
-        retry_after = float(details["retryAfterSeconds"])
+    seconds = details.get("retryAfterSeconds") if isinstance(details, dict) else None
+    if retry_after is None and isinstance(seconds, (int, float)) and seconds:
+        retry_after = float(seconds)
     kind = AlreadyExists if reason == "AlreadyExists" else _BY_STATUS.get(status, ApiError)
     return kind(status, reason, str(answer.get("message") or "no message"), retry_after)
 
 
 def _seconds(value: str | None) -> float | None:
     # The API server sends whole seconds; a proxy may send an HTTP date, which is not worth a parser: back off instead.
-    return float(value) if value is not None and value.isdigit() else None
+    return float(value) if value is not None and value.isdecimal() else None

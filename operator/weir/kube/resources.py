@@ -25,6 +25,14 @@ def key_of(obj: Json) -> Key:
     return Key(metadata.get("namespace", ""), metadata["name"])
 
 
+def is_object(value: object, *, named: bool = True) -> bool:
+    """Whether this can be followed as an object: it has a version and, unless not `named` (lists, bookmarks), a name."""
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
+        return False
+    return not named or (isinstance(metadata.get("name"), str) and isinstance(metadata.get("namespace", ""), str))
+
+
 @dataclass(frozen=True)
 class ObjectRef:
     """Points at one object for events and log lines. `uid` may be empty where it is not known."""

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 import orjson
+import structlog
 from yarl import URL
 
 from weir.kube.backoff import Backoff
@@ -22,6 +23,8 @@ from weir.kube.errors import ApiError, TooManyRequests, Unreachable, error_from
 from weir.kube.resources import Json, Resource
 from weir.kube.watch import WatchEvent, events_of
 from weir.observability import metrics
+
+log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS = 5.0
 READ_ATTEMPTS = 4
@@ -81,8 +84,7 @@ class Transport:
             attempts -= 1
             try:
                 async with asyncio.timeout_at(deadline), self._exchange(call) as response:
-                    answer: Json = orjson.loads(await response.read())
-                    return answer
+                    return _object(await response.read())
             except (aiohttp.ClientError, orjson.JSONDecodeError) as error:
                 failure: ApiError = _unreachable(call, error)
             except TimeoutError as error:
@@ -114,7 +116,7 @@ class Transport:
         try:
             async for event in events_of(response.content, self._touch):
                 yield event
-        except (aiohttp.ClientError, OSError, orjson.JSONDecodeError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _unreachable(call, error) from error
 
     @asynccontextmanager
@@ -146,16 +148,34 @@ class Transport:
                 metrics.KUBE_REQUEST_SECONDS.labels(call.verb, call.resource.plural).observe(answered - sent)
                 if response.status < 500:  # beyond that it may be a proxy's answer, and a proxy's clock
                     self._touch()
-                    if "Date" in response.headers:
-                        self.clock.observe(response.headers["Date"], sent, answered)
+                    self._observe(response.headers.get("Date"), sent, answered)
                 if not 200 <= response.status < 300:
                     raise error_from(response.status, await response.read(), response.headers)
                 yield response
         finally:
             metrics.KUBE_REQUESTS.labels(call.verb, call.resource.plural, code).inc()
 
+    def _observe(self, date: str | None, sent: float, answered: float) -> None:
+        if date is None:
+            return
+        try:
+            self.clock.observe(date, sent, answered)
+        except (ValueError, OverflowError):
+            log.warning(
+                "the API server's Date header is no date, so this answer says nothing about its clock",
+                date=date[:64],
+                fix="see what proxy between here and the API server writes it",
+            )
+
     def _touch(self) -> None:
         self.last_contact = time.monotonic()
+
+
+def _object(body: bytes) -> Json:
+    answer = orjson.loads(body)
+    if not isinstance(answer, dict):
+        raise aiohttp.ClientPayloadError("the answer is no JSON object")
+    return answer
 
 
 def _unreachable(call: Call, error: BaseException) -> Unreachable:
