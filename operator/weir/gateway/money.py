@@ -64,6 +64,7 @@ class Account:
         self._holder = holder
         self._kube = kube
         self._find = find
+        self._window = ""
         self._purse = Purse()
         self._lock = asyncio.Lock()
         self._written: SpendLedger | None = None  # what our own last write answered
@@ -73,8 +74,13 @@ class Account:
 
     @property
     def window(self) -> str:
-        """The present UTC day by the API server's clock, never early. Raises LookupError before its first answer."""
-        return self._kube.server_now_at_least().date().isoformat()
+        """The present UTC day by the API server's clock, never early. Raises LookupError before its first answer.
+
+        It never turns back, as that clock may when a server steps it or another server answers: the purse of the later day
+        would be thrown away with all that it knows to be spent.
+        """
+        self._window = max(self._window, self._kube.server_now_at_least().date().isoformat())
+        return self._window
 
     def left(self) -> int | None:
         """Micro-dollars that this gateway may still get, as far as is known here. None: there is no book."""
