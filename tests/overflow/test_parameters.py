@@ -21,7 +21,14 @@ MESSAGES = [{"role": "user", "content": "hi"}]
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, Reason.UNBOUNDED_COST),
         (CHAT, {"messages": ["nonsense"]}, Reason.UNBOUNDED_COST),
         (CHAT, {"messages": MESSAGES, "service_tier": "priority"}, Reason.PARAMETER_NOT_SUPPORTED),
+        (CHAT, {"messages": MESSAGES, "tools": None}, None),
+        (CHAT, {"messages": MESSAGES, "tools": [{"type": "function"}, {"type": "custom"}]}, None),
+        (CHAT, {"messages": MESSAGES, "tools": [{"type": "function"}, {"type": "web_search"}]}, Reason.UNBOUNDED_COST),
+        (CHAT, {"messages": MESSAGES, "tools": [5]}, Reason.UNBOUNDED_COST),
+        (CHAT, {"messages": MESSAGES, "tools": "web_search"}, Reason.UNBOUNDED_COST),
         (COMPLETIONS, {"prompt": "hi"}, None),
+        (COMPLETIONS, {"prompt": "hi", "messages": None}, None),
+        (COMPLETIONS, {"prompt": "hi", "messages": 5}, Reason.PARAMETER_NOT_SUPPORTED),
         (COMPLETIONS, {"prompt": [1, 2, 3]}, Reason.PARAMETER_NOT_SUPPORTED),
         (COMPLETIONS, {"prompt": "hi", "best_of": 4}, Reason.UNBOUNDED_COST),
         ("/v1/embeddings", {"input": "hi"}, Reason.ROUTE_NOT_SPILLABLE),
@@ -29,6 +36,11 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 )
 def test_reason(route: str, body: dict[str, Any], reason: Reason | None) -> None:
     assert spillability(route, {"model": "m", **body}).reason is reason
+
+
+def test_what_is_dropped_costs_nothing() -> None:
+    assert spillability(CHAT, {"messages": MESSAGES, "tools": [{"type": "web_search"}]}, drop=["tools"]).reason is None
+    assert spillability(COMPLETIONS, {"prompt": "hi", "messages": 5}, drop=["messages"]).reason is None
 
 
 def test_what_is_dropped_and_redacted_is_named() -> None:

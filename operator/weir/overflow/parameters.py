@@ -48,7 +48,9 @@ def spillability(route: str, body: Mapping[str, Any], drop: Collection[str] = ()
         return Spillability(Reason.PARAMETER_NOT_SUPPORTED)  # token ids mean something to the local tokenizer only
     if body.get("best_of") not in (None, 1):
         return Spillability(Reason.UNBOUNDED_COST)
-    if not all(_is_bounded(message) for message in body.get("messages", ())):
+    if "messages" in known and not all(_is_bounded(message) for message in body.get("messages", ())):
+        return Spillability(Reason.UNBOUNDED_COST)
+    if "tools" not in dropped and not _are_bounded(body.get("tools")):
         return Spillability(Reason.UNBOUNDED_COST)
     nulls = {name for name, value in body.items() if value is None and name not in known}
     return Spillability(None, frozenset(dropped | (REDACTED & body.keys()) | nulls))
@@ -66,3 +68,11 @@ def _is_bounded(message: object) -> bool:
     if not isinstance(content, list):
         return True
     return all(isinstance(part, Mapping) and part.get("type") in ("text", "refusal") for part in content)
+
+
+def _are_bounded(tools: object) -> bool:
+    """Tools that the client runs itself; a provider's own (web_search, code_interpreter, ...) have prices of their own."""
+    if tools is None:
+        return True
+    own = ("function", "custom")
+    return isinstance(tools, list) and all(isinstance(tool, Mapping) and tool.get("type") in own for tool in tools)
