@@ -84,7 +84,7 @@ class FrontierProviderSpec(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(  # in the path: printable ASCII but ? and #, and no / at the end
-            rule="self.baseURL.matches('^https?://[A-Za-z0-9.:\\\\[\\\\]-]+(/[!-\"$->@-~]*[!-\"$-.0->@-~])?$')",
+            rule="self.baseURL.matches('^https?://([A-Za-z0-9.-]+|\\\\[[0-9A-Fa-f:.]+\\\\])(:[0-9]{1,5})?(/[!-\"$->@-~]*[!-\"$-.0->@-~])?$')",
             message="spec.baseURL must be http(s)://HOST[:PORT][/PATH] without user, query, fragment, blank or a slash at the end",
             field_path=".baseURL",
         ),

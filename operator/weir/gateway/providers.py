@@ -60,7 +60,9 @@ class Provider:
             self.no_key = (
                 f"Secret {ref.name} is missing, may not be read here, or has no annotation weir.dev/allowed-hosts"
             )
-        elif not _may_go_to(secret, view.spec.base_url):
+        elif (origin := _origin(view.spec.base_url)) is None:
+            self.no_key = "baseURL has no valid host and port"
+        elif not origin & secret.allowed_hosts:
             self.no_key = f"Secret {ref.name} does not name the host of baseURL in weir.dev/allowed-hosts"
         elif not _LINE.fullmatch(secret.data.get(ref.key, "").strip()):
             self.no_key = f"Secret {ref.name} has no key {ref.key} of one line"
@@ -98,9 +100,14 @@ def bound_of(sold: ProviderModel, request: InferenceRequest) -> int:
     return bound_micros(price_of(sold), prompt, request.output_cap or sold.max_output_tokens, request.choices)
 
 
-def _may_go_to(secret: SecretView, base_url: str) -> bool:
-    url = urlsplit(base_url)
-    host = (url.hostname or "").lower()
-    port = url.port or (443 if url.scheme == "https" else 80)
+def _origin(base_url: str) -> set[str] | None:
+    """The spellings of its host, with and without the port. None: it has no host, or a port that is none."""
+    try:
+        url = urlsplit(base_url)
+        host, port = (url.hostname or "").lower(), url.port
+    except ValueError:
+        return None
+    if port is None:
+        port = 443 if url.scheme == "https" else 80
     bracketed = f"[{host}]" if ":" in host else host
-    return bool(secret.allowed_hosts & {host, bracketed, f"{bracketed}:{port}"})
+    return {host, bracketed, f"{bracketed}:{port}"} if host and port else None
