@@ -62,7 +62,7 @@ class Registry:
 
     def on_engine(self, key: Key, new: EngineView | None, old: EngineView | None) -> None:
         """An engine pod came, changed or went."""
-        if old is not None and (new is None or new.uid != old.uid):
+        if old is not None and (new is None or _identity(new) != _identity(old)):
             self._detach(old)
         if new is not None:
             self._attach(new)
@@ -121,24 +121,26 @@ class Registry:
             model.generation = view.generation
             model.policy = OverflowPolicy.from_spec(view.spec)
             for name in view.served_names:
-                self._claim(names, f"{view.key.namespace}/{name}", name, model, view)
-                if view.key.namespace == self._config.default_namespace:
-                    self._claim(names, name, name, model, view)
+                self._claim(names, f"{view.key.namespace}/{name}", name, view)
+        # Bare names come last: none, however old, may take what namespace/name says of a model of that namespace.
+        for view in views:
+            if view.key.namespace == self._config.default_namespace:
+                for name in view.served_names:
+                    self._claim(names, name, name, view)
         self.names = names
 
-    def _claim(self, names: dict[str, Served], name: str, engine_name: str, model: Model, view: DeploymentView) -> None:
-        owner = names.setdefault(name, Served(name, model, engine_name, view.spec, view.key))
-        if owner.model is not model and name not in self.names:
-            log.warning(
-                "a name is claimed twice, the older keeps it", name=name, owner=owner.model.key, other=model.key
-            )
+    def _claim(self, names: dict[str, Served], name: str, engine_name: str, view: DeploymentView) -> None:
+        owner = names.setdefault(name, Served(name, self.models[view.key], engine_name, view.spec, view.key))
+        before = self.names.get(name)
+        if owner.key != view.key and (before is None or before.key != owner.key):
+            log.warning("a name is claimed twice", name=name, owner=str(owner.key), other=str(view.key))
 
     def _attach(self, engine: EngineView) -> None:
         model = self.models.get(Key(engine.key.namespace, engine.model))
         if model is None:
             return
         replica = model.replicas.get(engine.uid)
-        if replica is None or (replica.pool.host, replica.pool.port) != (engine.host, engine.port):
+        if replica is None:
             pool = EnginePool(engine.host, engine.port, self._config.engine_timeouts)
             replica = model.replicas[engine.uid] = Replica(engine.uid, engine.key.name, engine.slots, pool)
         replica.slots = engine.slots
@@ -155,3 +157,8 @@ class Registry:
         replica.accepting = False
         replica.pool.close()
         self._leaving.add(replica.pool)
+
+
+def _identity(engine: EngineView) -> tuple[str, str, str, int]:
+    """What makes it another replica. A pod keeps its uid when it is relabelled, or gets a new address."""
+    return engine.uid, engine.model, engine.host, engine.port
