@@ -17,6 +17,7 @@ from weir.controller.plan import (
     DeletePod,
     DeleteReplicaSet,
     MarkPod,
+    NoteServed,
     ScaleReplicaSet,
     plan,
     rolled_out,
@@ -46,8 +47,9 @@ def seen_service(**changes: Any) -> ServiceView:
 
 def replica_set(revision: str = NOW, replicas: int = 2, *, desired: int | None = 2, **changes: Any) -> ReplicaSetView:
     made = ReplicaSetView(
-        "n", f"m-{revision}", f"rs-{revision}", "m", revision, "u", "2026-01-01", replicas, replicas, desired, "", False
-    )
+        "n", f"m-{revision}", f"rs-{revision}", "m", revision, "u", "2026-01-01", replicas, replicas, desired, "",
+        deleting=False, served=True,
+    )  # fmt: skip
     return replace(made, **changes)
 
 
@@ -62,7 +64,9 @@ def pod(name: str, revision: str = NOW, **changes: Any) -> PodView:
 def act(
     desired: int, children: Children, in_flight: dict[str, int] | None = None, mdep: ModelDeployment = MODEL
 ) -> list[Any]:
-    return list(plan(mdep, revision_of(mdep, DEFAULTS), desired, children, in_flight or {}, DEFAULTS))
+    planned = plan(mdep, revision_of(mdep, DEFAULTS), desired, children, in_flight or {}, DEFAULTS)
+    assert planned.refused is None
+    return list(planned.actions)
 
 
 def test_from_nothing() -> None:
@@ -158,10 +162,62 @@ def test_an_empty_old_revision_is_removed_once_its_pods_are_gone() -> None:
     assert rolled_out(leaving, NOW)
 
 
-def test_failed_pods_are_removed_but_the_latest_which_shows_why() -> None:
-    failed = [pod(f"f{n}", phase="Failed", ready=False, created=str(n)) for n in range(3)]
-    children = Children(seen_service(), (replica_set(),), (pod("a"), pod("b"), *failed))
-    assert act(2, children) == [DeletePod("f0", "uid-f0"), DeletePod("f1", "uid-f1")]
+@pytest.mark.parametrize("strategy", ["Surge", "Replace"])
+def test_nothing_old_goes_before_the_new_replica_set_is_there(strategy: str) -> None:
+    """The API server may refuse it."""
+    mdep = model(rollout={"strategy": strategy})
+    old = Children(seen_service(), (replica_set("old", 1, desired=1),), (pod("a", "old"),))
+    (created,) = act(1, old, mdep=mdep)
+    assert isinstance(created, CreateReplicaSet)
+    assert created.obj["spec"]["replicas"] == 0
+    there = replace(old, replica_sets=(*old.replica_sets, replica_set(replicas=0, desired=1, served=False)))
+    expected = {"Surge": (f"m-{NOW}", 1), "Replace": ("m-old", 0)}[strategy]
+    assert [(a.name, a.replicas) for a in act(1, there, mdep=mdep)] == [expected]
+
+
+def test_what_the_configuration_refuses_stops_no_scaling() -> None:
+    mdep = model(model={"source": "file:///models/m"})
+    old = Children(seen_service(), (replica_set("old", 2),), (pod("a", "old"), pod("b", "old")))
+    for desired in (5, 0):
+        planned = plan(mdep, revision_of(mdep, DEFAULTS), desired, old, {}, DEFAULTS)
+        assert planned.actions == [ScaleReplicaSet("m-old", "rs-old", desired, desired)]
+        assert planned.refused is not None
+        assert planned.refused.reason == "HostPathNotAllowed"
+
+
+def test_that_a_revision_served_is_noted_once() -> None:
+    first = Children(seen_service(), (replica_set(served=False),), (pod("a"), pod("b", ready=False)))
+    assert act(2, first) == [NoteServed(f"m-{NOW}", f"rs-{NOW}")]
+    assert act(2, replace(first, replica_sets=(replica_set(),))) == []
+
+
+def test_a_restart_of_an_old_replica_does_not_throw_it_away() -> None:
+    """The new revision never came up; the old one served, and for a moment does not even run."""
+    pods = (pod("old", "old", ready=False, started=False), pod("new", ready=False))
+    stuck = (replica_set("old", 1, desired=1), replica_set(replicas=1, desired=1, served=False))
+    assert act(1, Children(seen_service(), stuck, pods)) == []
+    never = (replica_set("old", 1, desired=1, served=False), stuck[1])
+    assert ScaleReplicaSet("m-old", "rs-old", 0, 1) in act(1, Children(seen_service(), never, pods))
+
+
+def failed(name: str, revision: str = NOW, **changes: Any) -> PodView:
+    return pod(name, revision, phase="Failed", ready=False, **changes)
+
+
+def test_failed_pods_are_removed_and_the_latest_stays_to_show_why_while_replicas_are_missing() -> None:
+    three = [failed(f"f{n}", created=str(n)) for n in range(3)]
+    short = Children(seen_service(), (replica_set(),), (pod("a"), *three))
+    assert act(2, short) == [DeletePod("f0", "uid-f0"), DeletePod("f1", "uid-f1")]
+    whole = replace(short, pods=(*short.pods, pod("b")))
+    assert act(2, whole) == [DeletePod(f"f{n}", f"uid-f{n}") for n in range(3)]
+    none = Children(seen_service(), (replica_set(replicas=0, desired=0),), tuple(three[:1]))
+    assert act(0, none) == [DeletePod("f0", "uid-f0")]
+
+
+def test_failed_pods_of_other_revisions_keep_nothing() -> None:
+    pods = (pod("a"), failed("x", "old", created="9"))
+    children = Children(seen_service(), (replica_set("old", 0), replica_set()), pods)
+    assert act(2, children) == [DeletePod("x", "uid-x")]
 
 
 def test_desired_is_read_back_from_the_current_revision() -> None:

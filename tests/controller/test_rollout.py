@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from weir.controller.rollout import Size, shares
 
 
-def size(replicas: int, ready: int | None = None, alive: int | None = None) -> Size:
+def size(replicas: int, ready: int | None = None, *, served: bool | None = None) -> Size:
     ready = replicas if ready is None else ready
-    return Size(replicas, ready, ready if alive is None else alive)
+    return Size(replicas, ready, ready > 0 if served is None else served)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,16 @@ def size(replicas: int, ready: int | None = None, alive: int | None = None) -> S
         ("Surge", 0, size(0), [size(3)], (0, (0,))),
         ("Surge", 3, size(0), [size(3, 0)], (3, (0,))),
         ("Replace", 3, size(1, 0), [size(2, 0), size(0)], (3, (0, 0))),
-        # Alive but not Ready is a moment of sickness.
-        ("Surge", 3, size(0), [size(3, 0, alive=3)], (1, (3,))),
+        # What served once and is not Ready is a moment of sickness, or a restart.
+        ("Surge", 3, size(0), [size(3, 0, served=True)], (1, (3,))),
+        ("Surge", 1, size(1, 0), [size(1, 0, served=True)], (1, (1,))),
+        # Not accepted by the API server yet: all is the old ones', whatever demand does.
+        ("Surge", 3, None, [size(3)], (0, (3,))),
+        ("Replace", 1, None, [size(1)], (0, (1,))),
+        ("Replace", 2, None, [size(1), size(4)], (0, (0, 2))),
+        ("Replace", 3, None, [size(3, 0), size(1)], (0, (0, 3))),
+        ("Surge", 3, None, [size(3, 0)], (3, (0,))),
+        ("Replace", 0, None, [size(3)], (0, (0,))),
         # Demand rises: with the old revision until the new one has shown that it starts, then with the new one.
         ("Surge", 6, size(1, 0), [size(3)], (1, (6,))),
         ("Surge", 6, size(1), [size(3)], (4, (3,))),
@@ -47,10 +55,15 @@ def size(replicas: int, ready: int | None = None, alive: int | None = None) -> S
         # Several old revisions: the oldest goes first, the newest grows.
         ("Surge", 3, size(1), [size(1), size(2)], (2, (0, 2))),
         ("Surge", 5, size(1, 0), [size(1), size(2)], (1, (1, 4))),
+        # What is Ready stays before what is not, of whichever revision.
+        ("Surge", 4, size(0), [size(5), size(2, 1)], (1, (3, 1))),
+        ("Surge", 4, size(0), [size(2), size(5, 0, served=True)], (1, (2, 2))),
+        # One that is at none does not grow again.
+        ("Surge", 3, size(0), [size(1), size(0, served=True)], (1, (3, 0))),
     ],
 )
 def test_shares(
-    strategy: str, desired: int, new: Size, olds: list[Size], expected: tuple[int, tuple[int, ...]]
+    strategy: str, desired: int, new: Size | None, olds: list[Size], expected: tuple[int, tuple[int, ...]]
 ) -> None:
     assert shares(desired, strategy, new, olds) == expected  # type: ignore[arg-type]
 
@@ -62,11 +75,11 @@ strategies = st.sampled_from(["Surge", "Replace"])
 def sizes(draw: st.DrawFn) -> Size:
     replicas = draw(st.integers(0, 6))
     ready = draw(st.integers(0, replicas))
-    return Size(replicas, ready, draw(st.integers(ready, replicas)))
+    return Size(replicas, ready, ready > 0 or draw(st.booleans()))
 
 
-@given(strategies, st.integers(0, 8), sizes(), st.lists(sizes(), max_size=3))
-def test_never_negative_and_never_short(strategy: str, desired: int, new: Size, olds: list[Size]) -> None:
+@given(strategies, st.integers(0, 8), st.none() | sizes(), st.lists(sizes(), max_size=3))
+def test_never_negative_and_never_short(strategy: str, desired: int, new: Size | None, olds: list[Size]) -> None:
     count, counts = shares(desired, strategy, new, olds)  # type: ignore[arg-type]
     assert min(count, *counts, 0) == 0
     assert count <= desired
@@ -78,8 +91,8 @@ def test_looking_twice_asks_for_the_same(strategy: str, desired: int, new: Size,
     """Nothing got Ready or went in between: a second look, at the counts just asked for, changes nothing more."""
     count, counts = shares(desired, strategy, new, olds)  # type: ignore[arg-type]
     if count > new.replicas:  # the replicas just asked for are not Ready yet
-        asked = Size(count, new.ready, new.alive)
-        left = [Size(n, min(old.ready, n), min(old.alive, n)) for n, old in zip(counts, olds, strict=True)]
+        asked = Size(count, new.ready, new.served)
+        left = [Size(n, min(old.ready, n), old.served) for n, old in zip(counts, olds, strict=True)]
         again = shares(desired, strategy, asked, left)  # type: ignore[arg-type]
         assert again == (count, counts)
 
@@ -96,7 +109,7 @@ def test_a_rollout_ends_and_keeps_serving(
     strategy: str, desired: int, running: int, chances: list[int], *, broken: bool
 ) -> None:
     """Whatever the order in which replicas get Ready. A revision that never does leaves the old one as it can."""
-    new, old = Size(0, 0, 0), Size(running, running, running)
+    new, old = Size(0, 0, served=False), Size(running, running, served=True)
     for chance in [*chances, *[2] * 40]:
         count, (rest,) = shares(desired, strategy, new, [old])  # type: ignore[arg-type]
         surge = 1 if strategy == "Surge" else 0
@@ -105,7 +118,7 @@ def test_a_rollout_ends_and_keeps_serving(
         old_ready = min(rest, old.ready + (1 if chance == 2 else 0))
         if strategy == "Surge":
             assert min(new.ready, count) + min(old.ready, rest) >= min(desired, new.ready + old.ready)
-        new, old = Size(count, ready, ready), Size(rest, old_ready, old_ready)
+        new, old = Size(count, ready, ready > 0), Size(rest, old_ready, served=True)
     if not broken:
         assert (new.replicas, new.ready, old.replicas) == (desired, desired, 0)
     elif strategy == "Surge":

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+RECHECK_SECONDS = 30.0
+
 
 class Stalled(Exception):
     """Somebody must change something: condition Stalled. Looked at again when the object changes, and after `recheck` seconds,
     because what is in the way may be no object that is watched."""
 
-    def __init__(self, reason: str, message: str, recheck: float = 30.0) -> None:
+    def __init__(self, reason: str, message: str, recheck: float = RECHECK_SECONDS) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message

@@ -28,9 +28,23 @@ def replicas(count: int) -> str:
     return f"{count} replica{'' if count == 1 else 's'}"
 
 
+def said(words: str) -> str:
+    """Other people's words in one line, without credentials, cut."""
+    text = redact(" ".join(words.split()))
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
 def of_pods(pods: Sequence[PodView]) -> Evidence | None:
-    """The first of the rules below that a replica which is not Ready meets; None where all is well or just takes its time."""
-    suffering = sorted((p for p in pods if not p.ready and not p.deleting), key=lambda p: (p.created, p.name))
+    """The first of the rules below that a replica which is not Ready meets; None where all is well or just takes its time.
+
+    A pod that failed says nothing any more once a later one got further: a kubelet took it, or the scheduler looks for a node.
+    """
+    further = (p.created for p in pods if p.live and (p.phase == "Running" or p.container.waiting or p.unschedulable))
+    latest = max(further, default="")
+    suffering = sorted(
+        (p for p in pods if not p.ready and not p.deleting and (p.live or p.created >= latest)),
+        key=lambda p: (p.created, p.name),
+    )
     for rule in (_image, _configuration, _memory, _crash, _failed):
         found = [(pod, words) for pod in suffering if (words := rule(pod))]
         if found:
@@ -43,7 +57,7 @@ def of_pods(pods: Sequence[PodView]) -> Evidence | None:
 def of_replica_sets(replica_sets: Sequence[ReplicaSetView]) -> Evidence | None:
     """Pods that could not even be made: quota, Pod Security, a missing service account."""
     words = next((rs.failure for rs in replica_sets if rs.failure), "")
-    return Evidence("PodsRefused", f"the API server refuses the pods: {_said(words)}") if words else None
+    return Evidence("PodsRefused", f"the API server refuses the pods: {said(words)}") if words else None
 
 
 def of_capacity(mdep: ModelDeployment, pods: Sequence[PodView], nodes: Sequence[NodeView]) -> Evidence | None:
@@ -52,7 +66,7 @@ def of_capacity(mdep: ModelDeployment, pods: Sequence[PodView], nodes: Sequence[
     if not waiting:
         return None
     hint = _products(mdep, nodes)
-    message = f"{replicas(len(waiting))} without a node: {_said(waiting[0].unschedulable)}"
+    message = f"{replicas(len(waiting))} without a node: {said(waiting[0].unschedulable)}"
     return Evidence("Unschedulable", message + (f" {hint}" if hint else ""))
 
 
@@ -75,14 +89,14 @@ def _image(pod: PodView) -> Evidence | None:
     names = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
     if pod.container.waiting not in names:
         return None
-    return Evidence("ImagePullFailed", f"{pod.container.waiting}: {_said(pod.container.waiting_message)}")
+    return Evidence("ImagePullFailed", f"{pod.container.waiting}: {said(pod.container.waiting_message)}")
 
 
 def _configuration(pod: PodView) -> Evidence | None:
     if pod.container.waiting not in ("CreateContainerConfigError", "CreateContainerError"):
         return None
     words = pod.container.waiting_message
-    return Evidence("SecretMissing" if "secret" in words.lower() else "ContainerNotCreated", _said(words))
+    return Evidence("SecretMissing" if "secret" in words.lower() else "ContainerNotCreated", said(words))
 
 
 def _memory(pod: PodView) -> Evidence | None:
@@ -102,7 +116,7 @@ def _crash(pod: PodView) -> Evidence | None:
 
 
 def _failed(pod: PodView) -> Evidence | None:
-    return Evidence("PodFailed", _said(pod.failure or "the pod failed")) if pod.phase == "Failed" else None
+    return Evidence("PodFailed", said(pod.failure or "the pod failed")) if pod.phase == "Failed" else None
 
 
 _ERROR_LINE = re.compile(r"(?:Error|Exception|error):\s*\S")
@@ -113,10 +127,4 @@ def last_line(log: str) -> str:
     """The line of a log's end that tells most: the last error that is no mere wrapper, else the last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR_LINE.search(line) and not any(w in line for w in _WRAPPERS)]
-    return _said((errors or lines or [""])[-1])
-
-
-def _said(words: str) -> str:
-    """Other people's words in one line, without credentials, cut."""
-    text = redact(" ".join(words.split()))
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return said((errors or lines or [""])[-1])

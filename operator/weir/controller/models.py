@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import structlog
+
 from weir.api import claims
 from weir.api.modeldeployment import ModelDeployment, ModelDeploymentStatus
 from weir.controller import evidence, spill
 from weir.controller.autoscale import Autoscaler
 from weir.controller.conditions import Facts, ScalingView, changed
 from weir.controller.config import OperatorConfig
-from weir.controller.errors import Stalled, Waiting
+from weir.controller.errors import RECHECK_SECONDS, Stalled, Waiting
 from weir.controller.evidence import Evidence
 from weir.controller.execute import FIELD_MANAGER, Executor
 from weir.controller.ledgers import Book, Ledgers
@@ -23,11 +25,12 @@ from weir.controller.status import QUIET_SECONDS, build, economics, to_apply, ur
 from weir.controller.telling import Teller
 from weir.controller.views import Views
 from weir.kube.client import KubeClient
-from weir.kube.errors import NotFound
+from weir.kube.errors import ApiError, NotFound
 from weir.kube.resources import MODELDEPLOYMENTS, Key
 from weir.observability import operator_metrics as metrics
-from weir.workload.defaults import Refused
 from weir.workload.names import revision_of
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,15 +107,20 @@ class ModelReconciler:
     async def _act(self, mdep: ModelDeployment, key: Key, revision: str, children: Children) -> _Attempt:
         desired, in_flight = self._autoscaler.desired(mdep), self._autoscaler.in_flight(key)
         try:
-            actions = plan(mdep, revision, desired, children, in_flight, self._config.workload)
-            await self._executor.carry_out(mdep, actions)
-        except Refused as error:
-            return _Attempt(stalled=Evidence(error.reason, error.message))
+            planned = plan(mdep, revision, desired, children, in_flight, self._config.workload)
+            await self._executor.carry_out(mdep, planned.actions)
         except Stalled as error:
             return _Attempt(stalled=Evidence(error.reason, error.message), again=error.recheck)
         except Waiting as error:
             return _Attempt(waiting=Evidence(error.reason, error.message), again=error.after)
-        return _Attempt()
+        except ApiError:
+            raise
+        except Exception as error:  # a fault of Weir's: logged for its author, and told to whom it keeps from serving
+            log.exception("cannot act", model=mdep.key)
+            message = f"Weir itself failed, its log has the trace: {evidence.said(repr(error))}"
+            return _Attempt(stalled=Evidence("InternalError", message), again=RECHECK_SECONDS)
+        refused = planned.refused
+        return _Attempt(stalled=Evidence(refused.reason, refused.message) if refused else None)
 
     async def _budget(self, mdep: ModelDeployment, key: Key, today: str) -> tuple[Book, spill.Spending | None]:
         overflow = mdep.spec.overflow

@@ -11,6 +11,7 @@ from weir.workload.names import (
     ENGINE_CONTAINER,
     MODEL_LABEL,
     REVISION_LABEL,
+    SERVED_ANNOTATION,
 )
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
@@ -103,6 +104,8 @@ class ReplicaSetView:
     failure: str
     """Why its controller cannot make pods (quota, admission), in the API server's words."""
     deleting: bool
+    served: bool = False
+    """A replica of it was Ready once."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,8 @@ def pod_view(obj: Json) -> PodView:
 def replica_set_view(obj: Json) -> ReplicaSetView:
     metadata, status = obj["metadata"], obj.get("status", {})
     failures = [c["message"] for c in status.get("conditions", ()) if c["type"] == "ReplicaFailure" and "message" in c]
-    desired = metadata.get("annotations", {}).get(DESIRED_ANNOTATION, "")
+    annotations = metadata.get("annotations", {})
+    desired = annotations.get(DESIRED_ANNOTATION, "")
     return ReplicaSetView(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -175,6 +179,7 @@ def replica_set_view(obj: Json) -> ReplicaSetView:
         desired=int(desired) if desired.isdigit() else None,
         failure=failures[0] if failures else "",
         deleting="deletionTimestamp" in metadata,
+        served=SERVED_ANNOTATION in annotations,
     )
 
 

@@ -14,7 +14,7 @@ from weir.controller import rollout
 from weir.controller.observed import PodView, ReplicaSetView, ServiceView
 from weir.kube.resources import Json
 from weir.workload import objects
-from weir.workload.defaults import WorkloadDefaults
+from weir.workload.defaults import Refused, WorkloadDefaults
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,14 @@ class ScaleReplicaSet:
 
 
 @dataclass(frozen=True)
+class NoteServed:
+    """A replica of this ReplicaSet is Ready, which nothing but the ReplicaSet will remember."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class DeleteReplicaSet:
     name: str
     uid: str
@@ -65,7 +73,24 @@ class MarkPod:
     first: bool
 
 
-Action = CreateService | ApplyService | CreateReplicaSet | ScaleReplicaSet | DeleteReplicaSet | DeletePod | MarkPod
+Action = (
+    CreateService
+    | ApplyService
+    | CreateReplicaSet
+    | ScaleReplicaSet
+    | NoteServed
+    | DeleteReplicaSet
+    | DeletePod
+    | MarkPod
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, and why not all of it can be: what the operator's configuration refuses holds up nothing else."""
+
+    actions: list[Action]
+    refused: Refused | None = None
 
 
 @dataclass(frozen=True)
@@ -94,15 +119,19 @@ def plan(
     children: Children,
     in_flight: Mapping[str, int],
     defaults: WorkloadDefaults,
-) -> list[Action]:
+) -> Plan:
     """The actions that bring `children` a step nearer to `desired` replicas of `revision`; none when there is nothing to do.
 
-    in_flight: requests by pod name. Raises Refused where the operator's configuration forbids what the spec asks for.
+    in_flight: requests by pod name.
     """
+    refused = None
     current = next((rs for rs in children.replica_sets if rs.revision == revision), None)
     olds = sorted((rs for rs in children.replica_sets if rs.revision != revision), key=lambda rs: (rs.created, rs.name))
     new_count, old_counts = rollout.shares(
-        desired, mdep.spec.rollout.strategy, _size(children, current), [_size(children, old) for old in olds]
+        desired,
+        mdep.spec.rollout.strategy,
+        _size(children, current) if current else None,
+        [_size(children, old) for old in olds],
     )
     actions: list[Action] = _service(mdep, children.service)
     for old, count in zip(olds, old_counts, strict=True):
@@ -111,13 +140,17 @@ def plan(
         elif count != old.replicas:
             actions += _scale(old, count, desired, children.of(old), in_flight)
     if current is None:
-        actions.append(CreateReplicaSet(objects.replica_set(mdep, revision, new_count, desired, defaults)))
+        try:
+            actions.append(CreateReplicaSet(objects.replica_set(mdep, revision, new_count, desired, defaults)))
+        except Refused as error:
+            refused = error
     else:
         if any(sum(p.live for p in children.of(old)) > count for old, count in zip(olds, old_counts, strict=True)):
             new_count = min(new_count, current.replicas)  # first the old ones go, then there is room
         if (current.replicas, current.desired) != (new_count, desired):
             actions += _scale(current, new_count, desired, children.of(current), in_flight)
-    return actions + _unmark(children, actions) + _bury(children.pods)
+    actions += _unmark(children, actions) + _note_served(children) + _bury(children.pods, revision, desired)
+    return Plan(actions, refused)
 
 
 def rolled_out(children: Children, revision: str) -> bool:
@@ -125,11 +158,10 @@ def rolled_out(children: Children, revision: str) -> bool:
     return not any(rs.replicas or rs.existing for rs in children.replica_sets if rs.revision != revision)
 
 
-def _size(children: Children, replica_set: ReplicaSetView | None) -> rollout.Size:
-    if replica_set is None:
-        return rollout.Size(0, 0, 0)
+def _size(children: Children, replica_set: ReplicaSetView) -> rollout.Size:
     live = [pod for pod in children.of(replica_set) if pod.live]
-    return rollout.Size(replica_set.replicas, sum(pod.ready for pod in live), sum(pod.alive for pod in live))
+    served = replica_set.served or any(pod.alive for pod in live)
+    return rollout.Size(replica_set.replicas, sum(pod.ready for pod in live), served)
 
 
 def _scale(
@@ -165,10 +197,25 @@ def _unmark(children: Children, actions: Sequence[Action]) -> list[Action]:
     return unmarked
 
 
-def _bury(pods: Sequence[PodView]) -> list[Action]:
-    """Removes failed pods but the latest, which shows why: a node that refuses pods makes a new one every second."""
-    failed = sorted((p for p in pods if p.phase == "Failed" and not p.deleting), key=lambda p: (p.created, p.name))
-    return [DeletePod(pod.name, pod.uid) for pod in failed[:-1]]
+def _note_served(children: Children) -> list[Action]:
+    return [
+        NoteServed(rs.name, rs.uid)
+        for rs in children.replica_sets
+        if not rs.served and any(pod.ready and pod.live for pod in children.of(rs))
+    ]
+
+
+def _bury(pods: Sequence[PodView], revision: str, desired: int) -> list[Action]:
+    """Removes failed pods: a node that refuses pods makes a new one every second. While replicas are missing, the latest of the
+    current revision stays to show why."""
+    failed = sorted(
+        (p for p in pods if p.phase == "Failed" and not p.deleting),
+        key=lambda p: (p.revision == revision, p.created, p.name),
+    )
+    missing = sum(pod.ready and pod.live for pod in pods) < desired
+    if missing and failed and failed[-1].revision == revision:
+        failed.pop()
+    return [DeletePod(pod.name, pod.uid) for pod in failed]
 
 
 def _service(mdep: ModelDeployment, seen: ServiceView | None) -> list[Action]:

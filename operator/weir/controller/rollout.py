@@ -13,29 +13,34 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Size:
-    """One revision: replicas asked for, how many of them are Ready, and how many have started and not ended since.
+    """One revision: replicas asked for, how many of them are Ready, and whether one of them ever was.
 
-    A replica can be alive and for a moment not Ready (a node out of touch, a slow probe): no reason to throw it away.
+    A revision that served can be without a Ready replica for a while (a restart, a node out of touch, a slow probe): no reason to
+    throw it away for one that has shown nothing yet.
     """
 
     replicas: int
     ready: int
-    alive: int
+    served: bool
 
 
 def shares(
-    desired: int, strategy: Literal["Surge", "Replace"], new: Size, olds: Sequence[Size]
+    desired: int, strategy: Literal["Surge", "Replace"], new: Size | None, olds: Sequence[Size]
 ) -> tuple[int, tuple[int, ...]]:
     """Replicas for the new revision and for each old one (oldest first), `desired` being wanted in all.
+
+    `new` is None until the API server has accepted it: as long as the old ones serve, all is theirs.
 
     One replica at a time: the next is touched when every new one asked for is Ready. Surge asks for one more than desired and
     takes an old one away for each new one Ready; Replace takes the old one away first. Until the new revision has shown
     that it starts, growing demand is met with the old one. Old revisions that never came up go at once: they only hold
     accelerators that the new one needs.
     """
-    carried = sum(old.replicas for old in olds if old.alive)
+    carried = sum(old.replicas for old in olds if old.served)
     if not carried or not desired:
         return desired, (0,) * len(olds)
+    if new is None:
+        return 0, _spread(desired, olds)
     ready = min(new.ready, new.replicas)
     proven, settled = ready > 0, ready == new.replicas
     if strategy == "Surge":
@@ -56,12 +61,15 @@ def shares(
 
 
 def _spread(total: int, olds: Sequence[Size]) -> tuple[int, ...]:
-    """`total` over the old revisions that are alive: the newest keep what they have, and the newest of all grows."""
+    """`total` over the old revisions that served: first what is Ready, then what is asked for, of the newest before the older;
+    the newest of all grows."""
     given = [0] * len(olds)
     left = total
-    alive = [number for number, old in enumerate(olds) if old.alive]
-    for number in reversed(alive):
-        given[number] = min(olds[number].replicas, left)
-        left -= given[number]
-    given[alive[-1]] += left
+    serving = [number for number, old in enumerate(olds) if old.served and old.replicas]
+    for kept in ([min(old.ready, old.replicas) for old in olds], [old.replicas for old in olds]):
+        for number in reversed(serving):
+            more = min(kept[number] - given[number], left)
+            given[number] += more
+            left -= more
+    given[serving[-1]] += left
     return tuple(given)

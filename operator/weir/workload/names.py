@@ -17,6 +17,8 @@ DESIRED_ANNOTATION = "weir.dev/desired-replicas"
 """On ReplicaSets: how many replicas the model was wanted to have, over all revisions, when this one was last scaled.
 
 It is written in the same request as spec.replicas, so a restarted operator reads back what it had decided."""
+SERVED_ANNOTATION = "weir.dev/served"
+"""On ReplicaSets: a replica of this revision was Ready once. Written once, never taken back."""
 
 ENGINE_CONTAINER = "engine"
 ENGINE_PORT_NAME = "http"
