@@ -63,6 +63,26 @@ def test_evidence_of_pods(pods: list[PodView], reason: str, words: str) -> None:
     assert words in found.message
 
 
+EVICTED = pod("evicted", phase="Failed", failure="Evicted: low on memory", created="2026-01-01T00:00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("later", "told"),
+    [
+        ({}, True),  # nobody took it yet: a node that refuses pods makes one every second
+        ({"phase": "Running"}, False),
+        ({"container": ContainerTrouble(waiting="ContainerCreating")}, False),
+        ({"unschedulable": "0/1 nodes"}, False),
+        ({"phase": "Running", "deleting": True}, True),
+        ({"phase": "Failed", "failure": "OutOfgpu"}, True),
+        ({"phase": "Running", "created": "2025-12-31T00:00:00Z"}, True),
+    ],
+)
+def test_a_failed_pod_is_told_of_until_a_later_one_gets_further(later: dict[str, Any], told: bool) -> None:
+    other = replace(pod("later", created="2026-01-01T00:00:09Z"), **later)
+    assert bool(evidence.of_pods([EVICTED, other])) is told
+
+
 @pytest.mark.parametrize("fine", [pod(), pod(ready=True), replace(CRASH, ready=True), replace(CRASH, deleting=True)])
 def test_no_evidence_against_a_replica_that_starts_serves_or_goes(fine: PodView) -> None:
     assert evidence.of_pods([fine]) is None
@@ -134,10 +154,10 @@ OLD_SERVES = {"ready": 2, "ready_now": 0, "rolled_out": False, "replicas": 3}
         (facts(**NONE_UP, trouble=TROUBLE), "False EngineCrashed", "False Stalled", "True EngineCrashed"),
         (facts(ready=1, ready_now=1, trouble=TROUBLE), "True Serving", "True Starting", "False Progressing"),
         (facts(**OLD_SERVES), "True Serving", "True RollingOut", "False Progressing"),
-        (facts(**OLD_SERVES, trouble=TROUBLE), "True Serving", "True RollingOut", "True EngineCrashed"),
+        (facts(**OLD_SERVES, trouble=TROUBLE), "True Serving", "False Stalled", "True EngineCrashed"),
         (facts(**NONE_UP, stalled=STALLED), "False NameTaken", "False Stalled", "True NameTaken"),
-        (facts(stalled=STALLED), "True Serving", "False Converged", "True NameTaken"),
-        (facts(**LOST), "False NameTaken", "False Converged", "True NameTaken"),
+        (facts(stalled=STALLED), "True Serving", "False Stalled", "True NameTaken"),
+        (facts(**LOST), "False NameTaken", "False Stalled", "True NameTaken"),
         (facts(**NONE_UP, unscheduled=NO_NODE), "False Unschedulable", "True Starting", "False Progressing"),
         (facts(**NONE_UP, secret=TROUBLE), "False EngineCrashed", "False Stalled", "True EngineCrashed"),
         (facts(waiting=Evidence("ViewBehind", "x")), "True Serving", "True ViewBehind", "False Progressing"),

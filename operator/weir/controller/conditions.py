@@ -120,7 +120,7 @@ def _ready(facts: Facts) -> Verdict:
 
 
 def _reconciling(facts: Facts) -> Verdict:
-    if obstacle(facts) and not facts.ready:
+    if obstacle(facts):  # one of the two: kstatus looks at Reconciling first, and would wait for ever
         return "False", "Stalled", "see condition Stalled"
     if facts.waiting:
         return "True", facts.waiting.reason, facts.waiting.message
