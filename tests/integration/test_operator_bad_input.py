@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import pytest
 
 from gatewayworld import until
@@ -152,9 +154,10 @@ async def test_the_younger_claim_to_a_name_loses(operators: OperatorWorld) -> No
     await operators.operator()
     older = await operators.model("older", **MANUAL, model={"source": "hf://org/m", "servedNames": ["gpt", "one"]})
 
-    async def a_second_later() -> bool:
-        made: str = older["metadata"]["creationTimestamp"]
-        return operators.kube.server_now().strftime("%Y-%m-%dT%H:%M:%SZ") > made
+    made = datetime.fromisoformat(older["metadata"]["creationTimestamp"])
+
+    async def a_second_later() -> bool:  # and one more, since the server's clock is known to within half a second
+        return operators.kube.server_now() - made > timedelta(seconds=2)
 
     await until("the clock to move on, so that there is an elder", a_second_later)
     await operators.model("younger", **MANUAL, model={"source": "hf://org/m", "servedNames": ["gpt"]})
