@@ -22,6 +22,7 @@ from weir.overflow.policy import (
 ALL = frozenset({Reason.SATURATED, Reason.COLD_START, Reason.REPLICA_FAILURE})
 POLICY = OverflowPolicy(max_queue=10, max_wait=30, cold_start_wait=600, hold=0.5, causes=ALL)
 OPEN = (TargetView("openai", "gpt"),)
+FAILED = LocalView(fits=False, ready=0, failed=1)
 FREE, FULL, COLD = LocalView(fits=True, ready=2), LocalView(fits=False, ready=2), LocalView(fits=False, ready=0)
 ASK = RequestFacts()
 
@@ -47,6 +48,8 @@ def blocked(reason: Reason) -> tuple[TargetView, ...]:
         ("forced and forbidden", RequestFacts(wish=Wish.ONLY), FREE, (), Route.REFUSE, Reason.FORCED),
         ("client forbids: wait", RequestFacts(wish=Wish.NEVER, waited=5), FULL, OPEN, Route.HOLD, Reason.SATURATED),
         ("wait has an end", RequestFacts(waited=30), FULL, (), Route.REFUSE, Reason.WAIT_EXCEEDED),
+        ("the only replica failed it", RequestFacts(local_failures=1), FAILED, (), Route.HOLD, Reason.REPLICA_FAILURE),
+        ("a failure is no cold start", RequestFacts(waited=30, local_failures=1), FAILED, (), Route.REFUSE, Reason.WAIT_EXCEEDED),
         ("a cold start may take longer", RequestFacts(waited=30), COLD, (), Route.HOLD, Reason.COLD_START),
         ("but not for ever", RequestFacts(waited=600), COLD, (), Route.REFUSE, Reason.WAIT_EXCEEDED),
         ("its own deadline is sooner", RequestFacts(waited=2, deadline=2), FULL, (), Route.REFUSE, Reason.WAIT_EXCEEDED),

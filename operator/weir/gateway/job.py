@@ -37,7 +37,7 @@ class Job:
         self.held = 0.0
         """Seconds spent in the queue."""
         self.failed: set[str] = set()
-        """Replicas (pod uids) that failed it before its first token."""
+        """Replicas (uids) that failed it before its first token."""
         self.blocked: dict[tuple[str, str], Reason] = {}
         """Provider and model -> why not again for this request."""
         self.attempts = 0

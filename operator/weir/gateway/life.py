@@ -138,9 +138,10 @@ class Life:
         if fits and not ahead and request.wish is not Wish.ONLY:
             # Nothing about providers can change this decision, so their books need not be read for it.
             return decide(facts, LocalView(fits, ready=1), (), model.policy)
+        ready = model.ready(job.failed)
         return decide(
             RequestFacts(request.wish, self._unspillable(job), facts.waited, None, len(job.failed)),
-            LocalView(fits, model.ready(job.failed), ahead),
+            LocalView(fits, ready, ahead, model.ready() - ready),
             self._targets(job),
             model.policy,
             stale=self._view.is_stale(self._loop.time()),

@@ -25,7 +25,7 @@ SUSPECT_SECONDS = 1.0
 
 
 class Replica:
-    """One ready engine pod."""
+    """One ready engine pod, between two starts of its engine."""
 
     __slots__ = ("accepting", "avoid_until", "in_flight", "name", "peers_in_flight", "pool", "slots", "uid")
 
@@ -110,7 +110,7 @@ class Model:
         self.policy = OverflowPolicy(0, 0.0, 0.0)
         self.generation = 0
         self.replicas: dict[str, Replica] = {}
-        """By pod uid."""
+        """By uid: of the pod and of its engine's life."""
         self._queue: deque[Waiter] = deque()
 
     @property
@@ -119,7 +119,7 @@ class Model:
         return len(self._queue)
 
     def ready(self, avoid: Collection[str] = ()) -> int:
-        """Replicas that take requests, without those in `avoid` (pod uids)."""
+        """Replicas that take requests, without those in `avoid` (uids)."""
         return sum(replica.accepting and replica.uid not in avoid for replica in self.replicas.values())
 
     def fits(self, slots: int, avoid: Collection[str] = ()) -> bool:

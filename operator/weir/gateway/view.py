@@ -47,6 +47,7 @@ class EngineView:
 
     key: Key
     uid: str
+    """Of the pod and its engine's life: one that was started again is another, and may have what the one before it failed."""
     model: str
     host: str
     port: int
@@ -94,9 +95,10 @@ def decode_engine(obj: Json) -> EngineView | None:
     meta, address = obj["metadata"], _address(obj, "http")
     if address is None:
         return None
+    restarts = sum(container.get("restartCount", 0) for container in obj["status"].get("containerStatuses", ()))
     return EngineView(
         key=Key(meta["namespace"], meta["name"]),
-        uid=meta["uid"],
+        uid=f"{meta['uid']}.{restarts}",
         model=meta["labels"][MODEL_LABEL],
         host=address[0],
         port=address[1],

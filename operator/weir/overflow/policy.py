@@ -139,6 +139,8 @@ class LocalView:
     """Replicas that take requests."""
     ahead: int = 0
     """Requests that wait for a slot and came before this one."""
+    failed: int = 0
+    """Replicas that take requests and already failed this one."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,8 @@ def decide(
             return Decision(Route.HOLD, cause, until=hold)
         return Decision(Route.SPILL, cause, target)
 
-    wait = _cap(policy.max_wait if local.ready else max(policy.max_wait, policy.cold_start_wait), request.deadline)
+    cold = not local.ready and not local.failed
+    wait = _cap(max(policy.max_wait, policy.cold_start_wait) if cold else policy.max_wait, request.deadline)
     if room and request.waited < wait:
         return Decision(Route.HOLD, cause, until=wait, not_spilled=blocked)
     if request.local_failures >= MAX_LOCAL_FAILURES:
