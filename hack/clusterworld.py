@@ -78,11 +78,15 @@ class Release:
         self.tools.kubectl("apply", "-f", "-", text=yaml.safe_dump_all(namespaces))
         self.install()
 
-    def install(self, **gateway: Any) -> None:
-        """helm upgrade --install, with changed values of the gateway; returns when everything is Ready."""
-        values = VALUES | {"gateway": VALUES["gateway"] | gateway}
+    def install(self, **changes: Json) -> None:
+        """helm upgrade --install, with changed values (`gateway={...}`); returns when everything is Ready."""
+        values = VALUES | {part: VALUES.get(part, {}) | change for part, change in changes.items()}
         command = ["upgrade", "--install", "weir", "charts/weir", f"--namespace={SYSTEM}", "--values=-"]
         self.tools.helm(*command, "--wait", "--timeout=180s", text=yaml.safe_dump(values))
+
+    def uninstall(self) -> None:
+        """helm uninstall; returns when it has all gone."""
+        self.tools.helm("uninstall", "weir", f"--namespace={SYSTEM}", "--wait", "--timeout=120s")
 
     @property
     def url(self) -> str:
@@ -204,16 +208,22 @@ class ClusterWorld:
         return status
 
     async def until_condition(
-        self, name: str, kind: str, wanted: str, resource: Resource = MODELDEPLOYMENTS, timeout: float = 90.0
+        self,
+        name: str,
+        kind: str,
+        wanted: str,
+        says: str = "",
+        resource: Resource = MODELDEPLOYMENTS,
+        timeout: float = 90.0,
     ) -> str:
-        """Waits for "True Serving" (status, reason); the message. On failure says what it was."""
+        """Waits for "True Serving" (status, reason) with those words in the message, and returns that. Else says what it was."""
         last: Json = {}
 
         async def holds() -> bool:
             nonlocal last
             conditions = (await self.status(name, resource)).get("conditions", ())
             last = next((each for each in conditions if each["type"] == kind), {})
-            return f"{last.get('status')} {last.get('reason')}" == wanted
+            return f"{last.get('status')} {last.get('reason')}" == wanted and says in last["message"]
 
         try:
             await until(f"{kind} of {name} to be {wanted}", holds, timeout)
@@ -249,6 +259,13 @@ class ClusterWorld:
         found = await self.kube.list(PODS, SYSTEM, label_selector=f"app.kubernetes.io/component={component}")
         return [pod for pod in found.items if "deletionTimestamp" not in pod["metadata"]]
 
+    async def running(self, pod: Json) -> int:
+        """Requests that an engine runs, by its own count."""
+        url = self.release.cluster.door(SPACE, pod["metadata"]["name"], 8000)
+        async with self.http.get(f"{url}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        return round(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running{")))
+
     async def book(self, name: str) -> tuple[int, int]:
         """Of a SpendLedger: micro-dollars spent for certain, and with what is out with gateways."""
         status = (await self.kube.get(SPENDLEDGERS, SPACE, name)).get("status", {})
@@ -256,6 +273,12 @@ class ClusterWorld:
         return spent, spent + leased
 
     # do
+
+    async def break_engine(self, pod: Json, fault: Json) -> None:
+        """Tells a simulated engine to go wrong from now on."""
+        url = self.release.cluster.door(SPACE, pod["metadata"]["name"], 8000)
+        async with self.http.post(f"{url}/sim/fault", json=fault) as answer:
+            assert answer.status == 200, await answer.text()
 
     async def chat(self, model: str, *, headers: Json | None = None, **fields: Any) -> Answer:
         """One request, read to its end."""
