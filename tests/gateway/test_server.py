@@ -357,6 +357,26 @@ async def test_draining_answers_what_is_there_and_says_goodbye() -> None:
         assert await draining
 
 
+async def test_after_closing_what_has_begun_to_come_is_answered_and_nothing_else_comes() -> None:
+    async with serving(later) as server:
+        idle, begun = await Client.connect(server), await Client.connect(server)
+        begun.writer.write(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nh")
+        idle.writer.write(GET % b"/first")
+        assert (await idle.answer())[0] == 200
+        assert await server.drain(5), "nothing is in flight"
+        server.close()
+        assert await idle.ended() == b""
+        with pytest.raises(ConnectionError):
+            await Client.connect(server)
+        assert not await server.drain(0.05), "half a request is owed an answer once it is whole"
+        draining = asyncio.create_task(server.drain(5))
+        begun.writer.write(b"i")
+        status, headers, body = await begun.answer()
+        assert (status, headers["connection"], body) == (200, "close", b"/a hi")
+        assert await draining
+        assert not server.connections
+
+
 async def test_head_has_no_body() -> None:
     async with serving(echo) as server:
         client = await Client.connect(server)

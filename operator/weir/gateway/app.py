@@ -105,9 +105,14 @@ class Gateway:
         log.info("the gateway drains", in_flight=self.server.in_flight)
         self.server.draining = True
         await asyncio.sleep(self.config.drain_grace_seconds)
-        if not await self.server.drain(self.config.drain_seconds):
-            metrics.LOST.labels("", "").inc(self.server.in_flight)
-            log.error("requests were still in flight when the time to drain was up", lost=self.server.in_flight)
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + self.config.drain_seconds
+        await self.server.drain(self.config.drain_seconds)
+        self.server.close()  # what came while the last answer was on its way is answered too, and then nothing more can come
+        await self.server.drain(ends - loop.time())
+        if lost := self.server.in_flight:
+            metrics.LOST.labels("", "").inc(lost)
+            log.error("requests were still in flight when the time to drain was up", lost=lost)
         await self.till.close()
 
     @staticmethod

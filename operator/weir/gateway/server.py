@@ -182,8 +182,8 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self.server.connections.discard(self)
         self._client_gone()
+        self.server.forget(self)
 
     def eof_received(self) -> bool:
         if self._exchange is not None:
@@ -252,6 +252,12 @@ class ClientConnection(asyncio.Protocol):
         self._closing = True
         if self._transport is not None:
             self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        """The server takes nothing new: close, unless some of a request has come or an answer is due."""
+        busy = self._exchange is not None or self._reader.phase is not Phase.IDLE
+        if not (busy or self._reader.ready or self._ahead):
+            self._close(linger=False)
 
     def stop(self) -> None:
         """The server ends: close, or break off what is still in flight."""
@@ -376,7 +382,8 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
         self._in_flight = 0
-        self._idle = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._closed = False
         self.draining = False
         """Answers say `Connection: close` from now on."""
         self.date = formatdate(time.time(), usegmt=True).encode()
@@ -391,15 +398,24 @@ class Server:
         self._ticker = self.loop.create_task(self._tick())
 
     async def drain(self, seconds: float) -> bool:
-        """Serve on until nothing is in flight, at most `seconds`. True when all was answered."""
+        """Serve on until nothing is in flight, and after `close` until no connection is left; at most `seconds`. Was it so?"""
         self.draining = True
-        if self._in_flight:
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._idle.wait()
-            except TimeoutError:
-                return False
+        self._drained.clear()
+        self._check_drained()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._drained.wait()
+        except TimeoutError:
+            return False
         return True
+
+    def close(self) -> None:
+        """Take no new connection, and none that has asked nothing is kept. What has begun to come is still answered."""
+        self.draining = self._closed = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self.connections):
+            connection.close_if_idle()
 
     @property
     def in_flight(self) -> int:
@@ -409,8 +425,16 @@ class Server:
     def count(self, change: int) -> None:
         """Called by the connections."""
         self._in_flight += change
-        if self.draining and not self._in_flight:
-            self._idle.set()
+        self._check_drained()
+
+    def forget(self, connection: ClientConnection) -> None:
+        """Called by a connection at its end."""
+        self.connections.discard(connection)
+        self._check_drained()
+
+    def _check_drained(self) -> None:
+        if self.draining and not (self.connections if self._closed else self._in_flight):
+            self._drained.set()
 
     def stop(self) -> None:
         """Stop listening and close every connection; what is still in flight is broken off."""
