@@ -237,7 +237,7 @@ class OperatorWorld:
         process = OperatorProcess(self.plane, self.namespace, *flags)
         self._stack.callback(_reap, process)
         if leads:
-            await until("the operator to lead", lambda: process.leads, timeout=30)
+            await until("the operator to lead", lambda: process.leads, timeout=60)
         return process
 
     async def gateway(self, name: str = "gateway") -> LoadGateway:
@@ -297,7 +297,7 @@ class OperatorWorld:
 
     async def until_condition(
         self, kind: str, status: str, reason: str, name: str = "m", resource: Resource = MODELDEPLOYMENTS,
-        timeout: float = 20,
+        timeout: float = 40,
     ) -> str:  # fmt: skip
         """Waits for it; the message. On failure says what the conditions were."""
         last: Json = {}
@@ -324,7 +324,7 @@ class OperatorWorld:
         found = await self.kube.list(REPLICASETS, self.namespace, label_selector=f"weir.dev/model={name}")
         return list(found.items)
 
-    async def until_ready(self, count: int, name: str = "m", timeout: float = 20) -> None:
+    async def until_ready(self, count: int, name: str = "m", timeout: float = 40) -> None:
         """Waits until exactly `count` replicas are wanted, there and Ready."""
 
         async def holds() -> bool:
@@ -376,4 +376,4 @@ async def _clear(world: OperatorWorld) -> None:
         found = (await world.kube.list(PODS, world.namespace, label_selector="weir.dev/model")).items
         return not found
 
-    await until("the garbage collector to remove the replicas", empty)
+    await until("the garbage collector to remove the replicas", empty, timeout=60)
