@@ -19,7 +19,7 @@ PASSED_ON: dict[str, JsonValue] = {"x-kubernetes-preserve-unknown-fields": True}
 _ENV_VAR: dict[str, JsonValue] = {
     "type": "object",
     "required": ["name"],
-    "properties": {"name": {"type": "string", "maxLength": 256}},
+    "properties": {"name": {"type": "string", "maxLength": 256}, "value": {"type": "string"}},
     **PASSED_ON,
 }
 
@@ -172,6 +172,15 @@ class Accelerator(ApiModel):
 
 _OBJECT: dict[str, JsonValue] = {"type": "object", **PASSED_ON}
 _OBJECTS: dict[str, JsonValue] = {"items": {"type": "object", **PASSED_ON}}
+_AMOUNTS: dict[str, JsonValue] = {
+    "type": "object",
+    "additionalProperties": {
+        "x-kubernetes-int-or-string": True,
+        "maxLength": 64,
+        "pattern": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$",
+    },
+}
+_RESOURCES: dict[str, JsonValue] = _OBJECT | {"properties": {"requests": _AMOUNTS, "limits": _AMOUNTS}}
 
 
 class Template(ApiModel):
@@ -183,7 +192,7 @@ class Template(ApiModel):
     tolerations: tuple[dict[str, Any], ...] = Field((), json_schema_extra=_OBJECTS)
     affinity: dict[str, Any] | None = Field(None, json_schema_extra=_OBJECT)
     resources: dict[str, Any] | None = Field(
-        None, description="CPU and memory of the engine container", json_schema_extra=_OBJECT
+        None, description="CPU and memory of the engine container", json_schema_extra=_RESOURCES
     )
     priority_class_name: str | None = None
     runtime_class_name: str | None = None
