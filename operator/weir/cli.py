@@ -52,6 +52,18 @@ def main() -> None:
 @click.option(
     "--allow-host-paths", is_flag=True, help="Models may mount paths of their node (file:// sources, hostPath volumes)."
 )
+@click.option(
+    "--anonymous-overflow/--no-anonymous-overflow",
+    default=True,
+    show_default=True,
+    help="As the gateways have it: whether requests may leave the cluster. For conditions only.",
+)
+@click.option(
+    "--secret-namespace",
+    "secret_namespaces",
+    multiple=True,
+    help="As the gateways have it: where they may read provider keys. May be repeated. For conditions only.",
+)
 def operator(**options: Any) -> None:
     """Run the operator: turns ModelDeployments into pods and holds each model at its target utilization."""
     from weir.controller.app import run

@@ -121,6 +121,12 @@ def test_the_programs_take_their_command_lines(deployments: list[Json]) -> None:
         assert context.params["admin_port"] == 8081
 
 
+def test_the_operator_knows_what_the_gateways_may_do(helm: Helm) -> None:
+    """With the defaults nothing leaves, and the conditions of models are to say so."""
+    (container,) = containers([helm.render().one("Deployment", "weir-operator")])
+    assert {"--no-anonymous-overflow", "--secret-namespace=weir-system"} <= set(container["args"])
+
+
 def test_the_command_lines_say_what_the_values_say(helm: Helm) -> None:
     rendered = helm.render(helm.everything)
     operator, gateway = (
@@ -133,6 +139,8 @@ def test_the_command_lines_say_what_the_values_say(helm: Helm) -> None:
         "--lease-namespace=weir-system",
         "--gateway-namespace=weir-system",
         "--default-engine-image=vllm:x",
+        "--secret-namespace=weir-system",
+        "--secret-namespace=team-a",
         "--allow-host-paths",
         "--admin-port=8081",
         "--log-level=info",

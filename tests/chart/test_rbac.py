@@ -19,8 +19,8 @@ OPERATOR: Rights = {
     "weir.dev/frontierproviders/status": {"patch"},
     "weir.dev/spendledgers": READ | {"create"},
     "apps/replicasets": READ | {"create", "patch", "delete"},
-    "/services": READ | {"create", "patch", "delete"},
-    "/pods": READ | {"patch", "delete"},
+    "/services": READ | {"create", "patch"},
+    "/pods": {"list", "watch", "patch", "delete"},
     "/secrets": {"get"},
     "events.k8s.io/events": {"create", "patch"},
 }
@@ -28,7 +28,7 @@ OPERATOR_EVERYWHERE: Rights = {"/nodes": {"list", "watch"}}
 OPERATOR_AT_HOME: Rights = {
     "coordination.k8s.io/leases": {"create"},
     "coordination.k8s.io/leases=weir-operator": {"get", "update"},
-    "/pods": READ,
+    "/pods": {"list", "watch"},
 }
 GATEWAY: Rights = {
     "weir.dev/modeldeployments": READ,

@@ -53,6 +53,7 @@ def test_a_bad_value_is_refused_and_named(helm: Helm, values: dict[str, Any], wo
 
 
 def test_what_is_left_out_by_null_is_left_out(helm: Helm) -> None:
+    assert helm.render({"gateway": {"secretNamespaces": None}}) == helm.render()
     for deployment in helm.render({"runAsUser": None}).of("Deployment"):
         context = deployment["spec"]["template"]["spec"]["securityContext"]
         assert "runAsUser" not in context

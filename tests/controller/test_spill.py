@@ -74,6 +74,21 @@ def test_availability(mdep: ModelDeployment, providers: dict[str, FrontierProvid
     assert found.available is (reason == "TargetsAvailable")
 
 
+@pytest.mark.parametrize(
+    ("gateways", "reason"),
+    [
+        ({"leaves": False}, "OverflowDisabled"),
+        ({"keys_in": ("weir-system",)}, "KeyNotReadableByGateway"),
+        ({"keys_in": ("weir-system", "n")}, "TargetsAvailable"),
+        ({"keys_in": ()}, "TargetsAvailable"),
+    ],
+)
+def test_what_the_gateways_may_not_do_is_said(gateways: dict[str, Any], reason: str) -> None:
+    found = availability(model("p/big"), GOOD, None, **gateways)
+    assert (found.reason, found.available) == (reason, reason == "TargetsAvailable")
+    assert availability(model(), GOOD, None, **gateways).reason == "NotConfigured"
+
+
 def test_what_gateways_could_not_pay_counts() -> None:
     left = Spending(1_000_000, 900_000, 0, TODAY)
     assert availability(model("p/big"), GOOD, left).available

@@ -30,6 +30,10 @@ class OperatorConfig:
     gateway_selector: str = "app.kubernetes.io/name=weir,app.kubernetes.io/component=gateway"
     default_engine_image: str = DEFAULT_ENGINE_IMAGE
     allow_host_paths: bool = False
+    secret_namespaces: tuple[str, ...] = ()
+    """Where the gateways may read provider keys, so that conditions can say where not; empty: not known."""
+    anonymous_overflow: bool = True
+    """Whether the gateways let requests leave at all (there are no API keys that could let single ones)."""
     admin_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from other addresses
     admin_port: int = 8081
     """/healthz, /readyz and /metrics; 0: any free port."""

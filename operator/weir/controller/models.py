@@ -166,7 +166,12 @@ class ModelReconciler:
             ),
             scaling=view,
             overflow=spill.availability(
-                mdep, providers, book.problem or spent, out_of_budget=self._autoscaler.out_of_budget(key)
+                mdep,
+                providers,
+                book.problem or spent,
+                out_of_budget=self._autoscaler.out_of_budget(key),
+                leaves=self._config.anonymous_overflow,
+                keys_in=self._config.secret_namespaces,
             ),
         )
 

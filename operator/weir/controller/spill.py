@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from weir.api.conditions import ConditionType, find
@@ -58,8 +58,12 @@ def availability(
     own: Spending | Evidence | None,
     *,
     out_of_budget: bool = False,
+    leaves: bool = True,
+    keys_in: Collection[str] = (),
 ) -> Availability:
     """`providers` of the model's namespace by name; `own` is the model's own budget (Evidence: why it cannot be used).
+
+    leaves, keys_in: whether gateways let requests leave, and the namespaces where they may read keys (none: not known).
 
     out_of_budget: gateways lately found too little left, of this budget or a provider's, for a request.
     """
@@ -70,6 +74,13 @@ def availability(
         )
     if overflow.data_policy == "LocalOnly":
         return Availability(False, "DataPolicyLocalOnly", "spec.overflow.dataPolicy LocalOnly keeps every request here")
+    if not leaves:
+        words = "the gateways let no request leave the cluster: start them with --anonymous-overflow"
+        return Availability(False, "OverflowDisabled", f"{words} (chart: gateway.anonymousOverflow)")
+    namespace = mdep.metadata.namespace
+    if keys_in and namespace not in keys_in:
+        words = f"the gateways may read no provider key in namespace {namespace}: start them with --secret-namespace"
+        return Availability(False, "KeyNotReadableByGateway", f"{words} {namespace} (chart: gateway.secretNamespaces)")
     if isinstance(own, Evidence):
         return Availability(False, own.reason, own.message)
     if own is not None and own.exhausted:
