@@ -239,10 +239,9 @@ def test_usage_is_found_without_decoding_the_rest(body: bytes, usage: Usage | No
     st.integers(1, 40),
 )
 def test_events_and_the_rest_are_all_there_is(parts: list[bytes], size: int) -> None:
-    buffer, rest, found = b"".join(parts), b"", []
+    buffer, rest, found = b"".join(parts), bytearray(), []
     for start in range(0, len(buffer), size):
-        events, rest = sse.split(rest, buffer[start : start + size])
-        found += events
+        found += sse.split(rest, buffer[start : start + size])
     assert b"".join(found) + rest == buffer
     assert all(event.endswith((b"\n\n", b"\n\r\n")) for event in found)
     assert not any(end in rest for end in (b"\n\n", b"\n\r\n"))

@@ -66,7 +66,7 @@ class Relay:
         self._sse = False
         self._flowing = False
         self._held = b""
-        self._rest = b""
+        self._rest = bytearray()
         self._last = self._before_last = b""
         self._pieces: list[bytes] = []
         self._size = 0
@@ -163,7 +163,7 @@ class Relay:
 
     def _cut(self, data: bytes) -> None:
         """The careful path: event by event."""
-        events, self._rest = sse.split(self._rest, data)
+        events = sse.split(self._rest, data)
         if len(self._rest) > MAX_EVENT_BYTES:
             self.on_failure(Failure.MALFORMED, f"an event is larger than {MAX_EVENT_BYTES} bytes")
             return

@@ -14,17 +14,17 @@ _BOUNDARY = re.compile(rb"\r?\n\r?\n|\r\r")
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})')  # with one level of details inside
 
 
-def split(rest: bytes, data: bytes) -> tuple[list[bytes], bytes]:
-    """The whole events, each with its boundary, in what was left over and what has come now; and what is left over."""
-    # A large event comes in many pieces: most of them are told by their own bytes not to end it.
-    if rest and not _BOUNDARY.search(rest[-3:] + data):
-        return [], rest + data
-    buffer = rest + data
+def split(rest: bytearray, data: bytes) -> list[bytes]:
+    """The whole events, each with its boundary, in what was left over and what has come now. `rest` keeps what is left over."""
+    # A large event comes in many pieces: none is looked at twice, but for the last bytes, where a boundary may have begun.
+    scanned = max(0, len(rest) - 3)
+    rest += data
     found, start = [], 0
-    for match in _BOUNDARY.finditer(buffer):
-        found.append(buffer[start : match.end()])
-        start = match.end()
-    return found, buffer[start:]
+    for end in [match.end() for match in _BOUNDARY.finditer(rest, scanned)]:
+        found.append(bytes(rest[start:end]))
+        start = end
+    del rest[:start]
+    return found
 
 
 def payload(event: bytes) -> bytes | None:
