@@ -201,6 +201,11 @@ class LoadGateway:
             changes["last_request_at"] = time.time()
         self._sums[model] = known.model_copy(update=changes | counts)
 
+    def restart(self) -> None:
+        """From now on it is a new process, which knows nothing of before."""
+        self._started = self._now = time.time()
+        self._rates, self._sums = {}, {}
+
     async def load(self, _: web.Request) -> web.Response:
         if not self.answers:
             return web.Response(status=503)

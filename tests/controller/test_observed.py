@@ -62,7 +62,7 @@ def test_replica_set() -> None:
             "metadata": {
                 "namespace": "n", "name": "rs", "uid": "u", "creationTimestamp": "t",
                 "labels": {"weir.dev/model": "m", "weir.dev/revision": "r"},
-                "annotations": {"weir.dev/desired-replicas": "7"},
+                "annotations": {"weir.dev/desired-replicas": "7", "weir.dev/served": "true"},
                 "ownerReferences": [{"uid": "x"}, {"uid": "owner", "controller": True}],
             },
             "spec": {"replicas": 3},
@@ -71,3 +71,4 @@ def test_replica_set() -> None:
     )  # fmt: skip
     assert (view.model, view.revision, view.owner_uid) == ("m", "r", "owner")
     assert (view.replicas, view.existing, view.desired, view.failure) == (3, 2, 7, "exceeded quota")
+    assert view.served

@@ -112,6 +112,20 @@ async def test_to_zero_when_idle_and_back_on_the_first_request(operators: Operat
     await operators.until_ready(1)
 
 
+async def test_a_gateway_that_restarts_ends_no_idle_time(operators: OperatorWorld) -> None:
+    await operators.operator()
+    gateway = await operators.gateway()
+    load(operators, gateway, local=1)
+    await operators.model(**scaling(0, 4, idleTimeout="15s"))
+    await operators.until_ready(1)
+    await stays("one replica, for longer than the idle time", lambda: is_desired(operators, 1), 16)
+    load(operators, gateway, local=1)  # the latest request
+    await stays("one replica, while the operator asks at least once", lambda: is_desired(operators, 1), 3)
+    gateway.restart()
+    await stays("one replica", lambda: is_desired(operators, 1), 10)
+    await operators.until_ready(0, timeout=60)
+
+
 async def test_nothing_goes_while_demand_is_unknown(operators: OperatorWorld) -> None:
     await operators.operator()
     gateway = await operators.gateway()

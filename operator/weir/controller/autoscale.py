@@ -42,6 +42,8 @@ class _Model:
     history: History
     demand: DemandMeter = field(default_factory=DemandMeter)
     traffic: Traffic = field(default_factory=Traffic)
+    last_request_at: float = 0.0
+    """Unix seconds, the latest that any gateway told of: one that restarts has forgotten it."""
     view: ScalingView | None = None
     in_flight: dict[str, int] = field(default_factory=dict)
     shown: ScalingView | None = None
@@ -66,8 +68,8 @@ class Autoscaler:
         self._decided = decided
         self._models: dict[Key, _Model] = {}
         self._heard: set[str] = set()  # gateways that ever answered
-        self.ticked_at = time.monotonic()
-        """Monotonic seconds of the latest pass."""
+        self.ticked_at: float | None = None
+        """Monotonic seconds of the latest pass; None before it runs."""
 
     def adopt(self, mdep: ModelDeployment, last_desired: int | None) -> None:
         """Begin to scale a model, from what its replicas were last scaled for, else from its minimum."""
@@ -102,6 +104,7 @@ class Autoscaler:
 
     async def run(self) -> None:
         """Until cancelled."""
+        self.ticked_at = time.monotonic()
         async with LoadClient() as client:
             while True:
                 began = time.monotonic()
@@ -110,7 +113,7 @@ class Autoscaler:
                 await asyncio.sleep(max(0.0, began + TICK_SECONDS - time.monotonic()))
 
     def _tick(self, gateways: list[GatewayPod], answers: dict[str, LoadReport]) -> None:
-        self.ticked_at = time.monotonic()
+        now = self.ticked_at = time.monotonic()
         self._heard = {g.uid for g in gateways if g.uid in answers or g.uid in self._heard}
         # One that never answered and is not Ready has not had a request yet: its silence hides nothing.
         present = {g.uid for g in gateways if g.ready or g.uid in self._heard}
@@ -119,18 +122,20 @@ class Autoscaler:
         for key, model in self._models.items():
             mdep = self._own.models.get(key)
             if mdep is not None and mdep.metadata.uid == model.uid:
-                self._look(key, mdep, model, present, answers)
+                self._look(key, mdep, model, present, answers, now)
 
     def _look(
-        self, key: Key, mdep: ModelDeployment, model: _Model, present: Set[str], answers: dict[str, LoadReport]
-    ) -> None:
-        now, today = self.ticked_at, self._today()
+        self, key: Key, mdep: ModelDeployment, model: _Model, present: Set[str], answers: dict[str, LoadReport],
+        now: float,
+    ) -> None:  # fmt: skip
+        today = self._today()
         name = f"{key.namespace}/{key.name}"
         loads = {uid: (report, report.models.get(name, ModelLoad())) for uid, report in answers.items()}
         model.in_flight = {}
         for uid, (report, load) in loads.items():
             model.demand.add(uid, report.started_at, report.at, load, now)
             model.traffic.add(uid, report.started_at, load, now, today)
+            model.last_request_at = max(model.last_request_at, load.last_request_at)
             for pod, count in load.in_flight.items():
                 model.in_flight[pod] = model.in_flight.get(pod, 0) + count
         model.traffic.keep(present)
@@ -138,14 +143,13 @@ class Autoscaler:
         pods = [pod for pod in self._views.children(mdep).pods if pod.live]
         target = ScalingTarget.from_spec(mdep.spec)
         current = self.desired(mdep)
-        latest = demand.last_request_at if demand else 0.0
         seen = Observation(
             now=now,
             current=current,
             ready=sum(pod.ready for pod in pods),
             scheduled=sum(pod.scheduled for pod in pods),
             demand=demand,
-            idle=max(0.0, min(now - model.since, time.time() - latest)),
+            idle=max(0.0, min(now - model.since, time.time() - model.last_request_at)),
         )
         decision = None
         if mdep.spec.scaling.policy == "Manual":
@@ -170,11 +174,11 @@ class Autoscaler:
         self._measure(key, view, target, seen)
         if decision and decision.desired != current:
             self._decided(mdep, current, decision)
-        if (decision and decision.desired != current) or self._worth_showing(model, view):
+        if (decision and decision.desired != current) or self._worth_showing(model, view, now):
             model.shown, model.shown_at = view, now
             self._enqueue(WorkKey("ModelDeployment", *key))
 
-    def _worth_showing(self, model: _Model, new: ScalingView) -> bool:
+    def _worth_showing(self, model: _Model, new: ScalingView, now: float) -> bool:
         old = model.shown
         if new == old or old is None:
             return old is None
@@ -183,7 +187,7 @@ class Autoscaler:
         return bool(
             jump
             or words != (new.reason, new.limit, new.gateways, new.answering, bool(new.spilling or new.share))
-            or self.ticked_at - model.shown_at >= QUIET_SECONDS
+            or now - model.shown_at >= QUIET_SECONDS
         )
 
     def _measure(self, key: Key, view: ScalingView, target: ScalingTarget, seen: Observation) -> None:

@@ -75,7 +75,8 @@ class Leader:
         """What has stood still for longer than that; empty: nothing."""
         if self._queue.oldest() > seconds:
             return f"an object has waited for {self._queue.oldest():.0f} s"
-        still = time.monotonic() - self._autoscaler.ticked_at
+        ticked = self._autoscaler.ticked_at
+        still = 0.0 if ticked is None else time.monotonic() - ticked
         return f"the autoscale loop has stood still for {still:.0f} s" if still > seconds else ""
 
     def _see(self, resource: Resource, obj: Json, *, gone: bool) -> None:
