@@ -43,6 +43,7 @@ class Bench:
 
     stream: bool = True
     strip: bool = True
+    secret: str = ""
     timeouts: Timeouts = field(default_factory=lambda: Timeouts(1.0, 0.4, 0.4))
     relays: list[Relay] = field(default_factory=list)
     connections: int = 0
@@ -53,7 +54,9 @@ class Bench:
     async def handle(self, exchange: Exchange) -> None:
         """One attempt, and what the life of a request does with its end."""
         assert self.pool is not None
-        relay = Relay(exchange, stream=self.stream, strip_usage=self.strip, head=b"x-from: engine\r\n")
+        relay = Relay(
+            exchange, stream=self.stream, strip_usage=self.strip, head=b"x-from: engine\r\n", secret=self.secret
+        )
         self.relays.append(relay)
         call = self.pool.call(b"POST / HTTP/1.1\r\nHost: e\r\nContent-Length: 2\r\n\r\n{}", relay)
         exchange.on_pause = call.pause
@@ -157,6 +160,44 @@ async def test_the_first_token_is_passed_on_before_the_second_comes() -> None:
         await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 5)
         assert made.relays[0].first_token_at is not None
         writer.close()
+
+
+RUNNING = WORD[:-3] + b',"usage":{"prompt_tokens":7,"completion_tokens":1}}\n\n'
+BY_CLOSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "end"),
+    [
+        (BY_CLOSE + ROLE + RUNNING, End.BROKEN),
+        (STREAM + chunked(ROLE, RUNNING), End.BROKEN),
+        (BY_CLOSE + ROLE + RUNNING + LAST + USAGE, End.STREAMED),
+        (BY_CLOSE + ROLE + RUNNING + DONE, End.STREAMED),
+    ],
+)
+async def test_a_count_on_the_way_is_no_end(said: bytes, end: End) -> None:
+    async with bench(said) as made:
+        relay, ended, got = await made.ask()
+        assert ended is end
+        assert relay.usage is not None
+        assert (b'"stream_broken"' in got) is (end is End.BROKEN)
+
+
+@pytest.mark.parametrize(
+    ("said", "stream"),
+    [
+        (whole(400, b'{"error":"the key 9f8e7d6c5b4a is wrong"}'), False),
+        (whole(500, b"x" * 191 + b"9f8e7d6c5b4a"), False),
+        (STREAM + chunked(b'data: {"error":{"message":"9f8e7d6c5b4a","code":401}}\n\n'), True),
+        (STREAM + chunked(b'data: {"error":{"message":"9f8e7d6c5b4a","code":500}}\n\n'), True),
+    ],
+    ids=["answer", "cut off in the middle", "event", "failure event"],
+)
+async def test_a_key_that_the_other_side_repeats_goes_no_further(said: bytes, stream: bool) -> None:
+    async with bench(said, stream=stream, secret="9f8e7d6c5b4a") as made:
+        relay, _, got = await made.ask()
+        assert "9f8e" not in f"{relay.detail} {relay.body!r} {got!r}"
+        assert "[re" in f"{relay.detail} {relay.body!r}"
 
 
 BEFORE_FIRST_TOKEN = {

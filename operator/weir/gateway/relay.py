@@ -17,6 +17,7 @@ from weir.gateway import sse
 from weir.gateway.errors import RefusedError
 from weir.gateway.server import JSON_TYPE, Exchange
 from weir.gateway.upstream import Failure
+from weir.observability.logs import REDACTED
 
 SSE_TYPE = b"text/event-stream"
 MAX_WHOLE_BYTES = 64 * 1024 * 1024
@@ -55,13 +56,16 @@ class Relay:
         strip_usage: bool,
         head: bytes,
         is_full: Callable[[int, bytes], bool] = engine_is_full,
+        secret: str = "",
     ) -> None:
-        """`head`: the header lines that tell the client where its stream comes from."""
+        """`head`: the header lines that tell the client where its stream comes from. `secret`: taken out of what the other
+        side says in one piece, since errors like to repeat the key they do not like."""
         self._exchange = exchange
         self._stream = stream
         self._strip = strip_usage
         self._head = head
         self._is_full = is_full
+        self._secret = secret
         self._loop = asyncio.get_running_loop()
         self._sse = False
         self._flowing = False
@@ -114,7 +118,7 @@ class Relay:
             return
         if not self._flowing:
             self.on_failure(Failure.EMPTY, "the stream ended with nothing in it")
-        elif self.usage is None and not _is_finished(self._before_last + self._last):
+        elif not _is_finished(self._before_last + self._last):  # a report of usage is no end: some come all along
             self.on_failure(Failure.RESET, "the stream ended without [DONE]")
         else:
             self._exchange.finish()
@@ -123,7 +127,7 @@ class Relay:
     def on_failure(self, failure: Failure, detail: str) -> None:
         if self.ended.done():
             return
-        self.failure, self.detail = failure, detail
+        self.failure, self.detail = failure, detail.replace(self._secret, REDACTED) if self._secret else detail
         if self._flowing:
             problem = RefusedError(
                 502, "the stream broke before it was complete; what came so far stands", "stream_broken"
@@ -148,7 +152,7 @@ class Relay:
 
     def _judge(self, body: bytes) -> None:
         """What a whole answer means."""
-        self.body = body
+        self.body = body = self._without_secret(body)
         if self._is_full(self.status, body):
             self.ended.set_result(End.FULL)
         elif self.status >= 500 or self.status < 200 or 300 <= self.status < 400:
@@ -204,13 +208,16 @@ class Relay:
     def _first_is_error(self, data: bytes, error: object) -> None:
         self.status = sse.error_status(error)
         self.content_type = JSON_TYPE
-        self.body = data
+        self.body = data = self._without_secret(data)
         if self._is_full(self.status, data):
             self.ended.set_result(End.FULL)
         elif self.status < 500:  # the request's own fault: it would fail anywhere
             self.ended.set_result(End.WHOLE)
         else:
             self.on_failure(Failure.ERROR_EVENT, data[:200].decode("utf-8", "replace"))
+
+    def _without_secret(self, data: bytes) -> bytes:
+        return data.replace(self._secret.encode(), REDACTED.encode()) if self._secret else data
 
     def _take_usage(self, event: bytes) -> bool:
         """Reads the report of usage. True: the event is nothing else, and the client did not ask for it."""
