@@ -50,13 +50,13 @@ async def test_what_others_run_counts_too() -> None:
     assert not made.fits(2)
 
 
-async def test_a_request_larger_than_a_replica_runs_alone() -> None:
-    made = model(4)
-    slot = must(made.take(9))
-    assert not made.fits(1)
-    slot.release()
-    must(made.take(1))
-    assert not made.fits(9)
+async def test_a_request_larger_than_a_replica_never_fits() -> None:
+    made = model(4, 2)
+    assert made.largest() == 4
+    assert made.take(5) is None
+    must(made.take(4)).release()
+    made.replicas["a"].accepting = False
+    assert made.largest() == 2
 
 
 @pytest.mark.parametrize("why", ["not accepting", "avoided", "failed before"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -123,6 +124,62 @@ def test_what_leaves() -> None:
     assert orjson.loads(outgoing_body(completion, SOLD, ()))["max_tokens"] == 400
 
 
+CAPS: dict[str, tuple[str, dict[str, int | None], set[str], dict[str, int | None]]] = {
+    "none": (CHAT, {}, set(), {"max_completion_tokens": 400}),
+    "null": (CHAT, {"max_tokens": None}, set(), {"max_tokens": None, "max_completion_tokens": 400}),
+    "dropped": (CHAT, {"max_tokens": 1}, {"max_tokens"}, {"max_completion_tokens": 1}),
+    "the preferred one dropped": (CHAT, {"max_completion_tokens": 2}, {"max_completion_tokens"}, {"max_tokens": 2}),
+    "both dropped": (
+        CHAT,
+        {"max_tokens": 1, "max_completion_tokens": 2},
+        {"max_tokens", "max_completion_tokens"},
+        {"max_completion_tokens": 2},
+    ),
+    "dropped on completions": (COMPLETIONS, {"max_tokens": 1}, {"max_tokens"}, {"max_tokens": 1}),
+    "another route's": (COMPLETIONS, {"max_completion_tokens": 1}, {"max_completion_tokens"}, {"max_tokens": 400}),
+}
+
+
+@pytest.mark.parametrize(("route", "fields", "removed", "sent"), CAPS.values(), ids=CAPS)
+def test_a_cap_leaves_with_every_request_and_the_bound_covers_it(
+    route: str, fields: dict[str, int | None], removed: set[str], sent: dict[str, int | None]
+) -> None:
+    prompt = {"messages": MESSAGES} if route == CHAT else {"prompt": "x"}
+    request = parse(route, orjson.dumps({"model": "m"} | prompt | fields), {})
+    body = orjson.loads(outgoing_body(request, SOLD, removed))
+    assert {name: value for name, value in body.items() if name.startswith("max_")} == sent
+    cap = max(value for value in sent.values() if value is not None)
+    assert bound_of(SOLD, request) == 3 * (len(request.body) + 64 + 16 * (route == CHAT)) + 15 * cap
+
+
+def test_a_body_too_deep_to_be_written_is_the_clients_fault() -> None:
+    deep = b"[" * 300 + b"]" * 300
+    request = parse(CHAT, b'{"model":"m","messages":[{"role":"user","content":"x","z":%b}]}' % deep, {})
+    assert request.engine_body("m") is request.body
+    with pytest.raises(RefusedError, match="cannot be handed on"):
+        outgoing_body(request, SOLD, ())
+    with pytest.raises(RefusedError, match="cannot be handed on"):
+        request.engine_body("other")
+
+
+@pytest.mark.parametrize("messages", [None, 5, ["x"]])
+def test_completions_have_no_messages(messages: Any) -> None:
+    request = parse(COMPLETIONS, orjson.dumps({"model": "m", "prompt": "x", "messages": messages}), {})
+    assert request.messages == 0
+
+
+def test_only_the_bytes_of_a_body_are_kept() -> None:
+    """As objects an array of small arrays takes twenty times its bytes."""
+    body = b'{"model":"m","messages":[%b{}]}' % (b"[]," * 500_000)
+    tracemalloc.start()
+    try:
+        request = parse(CHAT, body, {})
+        assert request.messages == 500_001
+        assert tracemalloc.get_traced_memory()[0] < len(body)
+    finally:
+        tracemalloc.stop()
+
+
 def test_the_bound_covers_every_choice_at_its_cap() -> None:
     request = chat(n=2, max_tokens=10)
     prompt = len(request.body) + 64 + 16
@@ -168,6 +225,14 @@ def test_a_key_goes_only_where_its_secret_says(base_url: str, hosts: str, may: b
     assert (made.key == "sk-1") is may
     assert bool(made.no_key) is not may
     assert made.blocked("big", chat(), 0.0, 1) is (None if may else Reason.PROVIDER_UNAVAILABLE)
+
+
+@pytest.mark.parametrize(
+    "base_url", ["https://h:99999/v1", "https://h:abc/v1", "http://[::1/v1", "http://:80/v1", "https://h:0/v1"]
+)
+def test_a_base_url_without_host_and_port_gets_no_key(base_url: str) -> None:
+    made = provider(base_url, "h,h:99999,[::1,,:80,h:443")
+    assert (made.key, made.no_key) == ("", "baseURL has no valid host and port")
 
 
 def test_a_key_of_two_lines_is_none() -> None:

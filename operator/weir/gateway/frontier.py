@@ -4,7 +4,7 @@
 |---|---|
 | `model` | the provider's name for it |
 | `stream_options.include_usage` | set for streams; the report is taken out again where the client did not ask for it |
-| `max_completion_tokens` (chat), `max_tokens` (completions) | the model's maxOutputTokens, where the client set no limit |
+| `max_completion_tokens` (chat), `max_tokens` (completions) | where no limit is left: the client's, else the model's maxOutputTokens |
 | `user`, `metadata`, `safety_identifier`, `prompt_cache_key`, `store`; what dropParameters lists | removed |
 | headers | content-type, accept and our own authorization; none of the client's |
 
@@ -21,15 +21,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
-import orjson
+import structlog
 
 from weir.api.frontierprovider import ProviderModel, Timeouts
 from weir.gateway.providers import Provider
 from weir.gateway.relay import Relay
-from weir.gateway.request import CHAT, InferenceRequest
+from weir.gateway.request import OUTPUT_CAPS, InferenceRequest, dumps
 from weir.gateway.server import Exchange
 from weir.gateway.upstream import Failure
 from weir.observability.metrics import version
+
+log = structlog.get_logger(__name__)
 
 KEEP_ALIVE_SECONDS = 15.0
 """A pooled connection that breaks under a request leaves its outcome unknown, and charged: so they are not kept for long."""
@@ -46,12 +48,14 @@ class PrivateAddressError(OSError):
 
 
 def outgoing_body(request: InferenceRequest, sold: ProviderModel, removed: Collection[str]) -> bytes:
-    """The body for the provider."""
-    body: dict[str, Any] = {name: value for name, value in request.fields.items() if name not in removed}
+    """The body for the provider. Raises RefusedError where it cannot be written."""
+    body: dict[str, Any] = {name: value for name, value in request.parsed().items() if name not in removed}
     body |= {"model": sold.name} | request.metering()
-    if request.output_cap is None:
-        body["max_completion_tokens" if request.route == CHAT else "max_tokens"] = sold.max_output_tokens
-    return orjson.dumps(body)
+    caps = OUTPUT_CAPS[request.route]
+    if all(body.get(name) is None for name in caps):  # the owner may have dropped the one that the client set
+        name = next((name for name in caps if name not in removed), caps[0])
+        body[name] = request.output_cap or sold.max_output_tokens
+    return dumps(body)
 
 
 def _public_socket(address: Any) -> socket.socket:
@@ -118,13 +122,19 @@ class Frontier:
                 )
                 await _relay(post, exchange, relay, _Phases(spec.timeouts, patience, stream=request.stream))
         except TimeoutError:  # aiohttp's own are of this kind too
-            relay.on_failure(Failure.TIMEOUT if trace.sent else Failure.CONNECT, "no answer in time")
+            if exchange.paused:
+                relay.on_failure(Failure.CLIENT, "the client did not read the answer in time")
+            else:
+                relay.on_failure(Failure.TIMEOUT if trace.sent else Failure.CONNECT, "no answer in time")
         except aiohttp.ClientConnectorError as error:
             relay.on_failure(Failure.CONNECT, str(error))
         except (aiohttp.ClientPayloadError, aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
             relay.on_failure(Failure.RESET, str(error))
         except aiohttp.ClientError as error:
             relay.on_failure(Failure.MALFORMED, str(error))
+        except Exception as error:  # whatever an answer provokes is its provider's failure: the breaker must learn
+            log.exception("an answer could not be handled", provider=provider.name)
+            relay.on_failure(Failure.MALFORMED, f"{type(error).__name__}: {error}")
         return bool(trace.sent)
 
 
@@ -149,6 +159,10 @@ class _Phases:
         gap = self._loop.time() + self._gap
         self._until(min(gap, self._first_token) if relay.first_token_at is None else gap)
 
+    def client_is_slow(self) -> None:
+        """Nothing is read: the gap is the client's."""
+        self._until(self._end)
+
 
 async def _relay(post: Any, exchange: Exchange, relay: Relay, phases: _Phases) -> None:
     resumed = asyncio.Event()
@@ -156,8 +170,12 @@ async def _relay(post: Any, exchange: Exchange, relay: Relay, phases: _Phases) -
     if not exchange.paused:
         resumed.set()
     async with post as answer:
-        headers = {name.lower().encode(): value.encode() for name, value in answer.headers.items()}
+        headers = {name.lower(): value for name, value in answer.raw_headers}
         relay.on_head(answer.status, headers)
+        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+        if encoding != b"identity":
+            relay.on_failure(Failure.MALFORMED, f"the answer has an encoding that was not asked for: {encoding!r}")
+            return
         phases.answering(relay)
         async for data in answer.content.iter_any():
             relay.on_data(data)
@@ -165,7 +183,9 @@ async def _relay(post: Any, exchange: Exchange, relay: Relay, phases: _Phases) -
                 return  # leaving an unread answer closes its connection
             phases.answering(relay)
             if exchange.paused:
+                phases.client_is_slow()
                 await resumed.wait()
+                phases.answering(relay)
     relay.on_end()
 
 

@@ -11,6 +11,7 @@ from weir.gateway.registry import Served
 from weir.gateway.relay import SSE_TYPE, Relay
 from weir.gateway.request import InferenceRequest
 from weir.gateway.server import Exchange
+from weir.overflow.parameters import Spillability
 from weir.overflow.policy import Reason, TargetView
 
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -24,7 +25,7 @@ class Job:
 
     __slots__ = (
         "arrived", "attempts", "blocked", "code", "counted", "deadline", "exchange", "failed", "held", "last_sign", "loop",
-        "reason", "relay", "request", "request_id", "route", "served", "unspillable",
+        "reason", "relay", "request", "request_id", "route", "served", "spillability",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, request: InferenceRequest, served: Served) -> None:
@@ -42,7 +43,8 @@ class Job:
         """Provider and model -> why not again for this request."""
         self.attempts = 0
         """At providers."""
-        self.unspillable: Reason | None = None
+        self.spillability: Spillability | None = None
+        """By the present terms of `served`. None: not looked at yet."""
         self.counted = False
         """As demand that found no room."""
         self.relay: Relay | None = None

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
-from weir.economics.pricing import cost_micros
+from weir.api.frontierprovider import ProviderModel
+from weir.economics.pricing import Usage, cost_micros
 from weir.gateway.config import GatewayConfig
 from weir.gateway.errors import RefusedError
 from weir.gateway.frontier import Frontier, outgoing_body
@@ -29,10 +31,11 @@ from weir.gateway.relay import SSE_TYPE, End, Relay
 from weir.gateway.replicas import FULL_SECONDS, SUSPECT_SECONDS, Slot
 from weir.gateway.request import parse
 from weir.gateway.server import JSON_TYPE, Exchange
+from weir.gateway.upstream import Failure
 from weir.gateway.view import ClusterView
 from weir.kube.resources import Key
 from weir.observability.logs import redact
-from weir.overflow.parameters import spillability
+from weir.overflow.parameters import REDACTED, spillability
 from weir.overflow.policy import Decision, LocalView, Reason, RequestFacts, Route, TargetView, Wish, decide
 
 log = structlog.get_logger(__name__)
@@ -42,6 +45,8 @@ RECONSIDER_SECONDS = 0.5
 MAX_PROVIDER_ATTEMPTS = 3
 PROVIDER_FULL_SECONDS = 1.0
 """After a 429 without Retry-After."""
+MAX_FULL_SECONDS = 300.0
+"""The most of a Retry-After that is believed; then the provider is asked again."""
 OUR_FAULT = frozenset({401, 402, 403, 404, 405, 407})
 """What a provider says when key, account or model name are wrong: no fault of the client's."""
 NOT_BILLED = frozenset({503, 529})
@@ -70,7 +75,7 @@ class Life:
         request = parse(route, exchange.request.body, exchange.request.headers)
         served = self._registry.names.get(request.model)
         if served is None:
-            raise RefusedError(404, f"the model {request.model!r} does not exist", "model_not_found", "model")
+            raise _unknown_model(request.model)
         served.model.arrived()
         return self._live(Job(exchange, request, served))
 
@@ -91,11 +96,14 @@ class Life:
         except asyncio.CancelledError:
             job.code = CLIENT_LEFT
             raise
+        except RefusedError as problem:
+            job.route, job.reason, job.code = REFUSED, problem.code, problem.status
+            job.exchange.refuse(problem, job.id_line())
         except Exception:
             log.exception("a request could not be handled", model=job.served.model.key, request=job.request_id.decode())
             job.code = 500
-            problem = RefusedError(500, "the gateway failed; its log says why", "internal_error")
-            job.exchange.refuse(problem, job.id_line())
+            failed = RefusedError(500, "the gateway failed; its log says why", "internal_error")
+            job.exchange.refuse(failed, job.id_line())
         finally:
             self._waiting.discard(job)
             self._meter.finished(job)
@@ -132,6 +140,7 @@ class Life:
         return decision, model.take(slots, job.failed) if decision.route is Route.LOCAL else None
 
     def _decide(self, job: Job, ahead: int) -> Decision:
+        self._read_terms(job)
         model, request = job.served.model, job.request
         fits = model.fits(request.slots, job.failed)
         facts = RequestFacts(request.wish, None, job.waited(), None, len(job.failed))
@@ -139,22 +148,31 @@ class Life:
             # Nothing about providers can change this decision, so their books need not be read for it.
             return decide(facts, LocalView(fits, ready=1), (), model.policy)
         ready = model.ready(job.failed)
+        # A queue can end in room for it only where some replica is large enough.
+        policy = replace(model.policy, max_queue=0) if _is_too_large(job) else model.policy
         return decide(
             RequestFacts(request.wish, self._unspillable(job), facts.waited, None, len(job.failed)),
             LocalView(fits, ready, ahead, model.ready() - ready),
             self._targets(job),
-            model.policy,
+            policy,
             stale=self._view.is_stale(self._loop.time()),
         )
+
+    def _read_terms(self, job: Job) -> None:
+        """The model may have changed while the request waited. Raises RefusedError where it is gone."""
+        present = self._registry.names.get(job.served.name)
+        if present is None or present.key != job.served.key:
+            raise _unknown_model(job.served.name)
+        if present is not job.served:
+            job.served, job.spillability = present, None
 
     def _unspillable(self, job: Job) -> Reason | None:
         """Why this very request may go to no provider."""
         if not self._config.anonymous_overflow:  # without API keys there is nobody who could be allowed to
             return Reason.NOT_AUTHORIZED
-        overflow = job.served.spec.overflow
-        if job.unspillable is None and overflow is not None:
-            job.unspillable = spillability(job.request.route, job.request.fields, overflow.drop_parameters).reason
-        return job.unspillable
+        if job.spillability is None and (overflow := job.served.spec.overflow) is not None:
+            job.spillability = spillability(job.request.route, job.request.parsed(), overflow.drop_parameters)
+        return job.spillability.reason if job.spillability is not None else None
 
     def _targets(self, job: Job) -> list[TargetView]:
         """The providers that the model's owner names, and why each cannot take this request now."""
@@ -242,13 +260,11 @@ class Life:
 
     async def _spill(self, job: Job, decision: Decision) -> bool:
         """One attempt at a provider."""
-        target, load = decision.target, job.served.model.load
-        provider = self._registry.providers.get(Key(job.served.key.namespace, target.provider)) if target else None
-        sold = provider.view.find_model(target.model) if provider and target else None
-        if target is None or provider is None or sold is None:
-            raise RuntimeError("a decision to spill names a provider's model that is there")
+        target, provider, sold, removed = self._offer(job, decision)
+        body, load = outgoing_body(job.request, sold, removed), job.served.model.load
         bound = bound_of(sold, job.request)
         cost: int | None = None
+        usage: Usage | None = None
         probe = provider.breaker.begin()
         provider.in_flight += 1
         load.spilling += job.request.slots
@@ -264,16 +280,16 @@ class Life:
             self._count_demand(job, decision.reason)
             cost = bound  # until the provider says otherwise
             began = self._loop.time()
-            relay = job.relay = self._relay_from(job, decision, target)
+            relay = job.relay = self._relay_from(job, decision, target, provider)
             job.deadline = float("inf")  # the provider's own timeouts hold
-            removed = self._removed(job)
-            body = outgoing_body(job.request, sold, removed)
+            self._count_removed(job, removed)
             sent = await self._frontier.ask(provider, job.request, body, job.exchange, relay)
             end = relay.ended.result()
             verdict = True
             self._judge_provider(provider, relay, end, probe=probe)
-            if relay.usage is not None:
-                cost = cost_micros(price_of(sold), relay.usage)
+            if relay.usage is not None and end in (End.WHOLE, End.STREAMED):
+                usage = relay.usage  # of an answer that broke it may be a count on the way
+                cost = cost_micros(price_of(sold), usage)
             elif not sent or end is End.FULL or (end is not End.BROKEN and not _may_be_billed(relay.status)):
                 cost = 0
             return self._answer_from(job, decision, target, relay, end, cost, self._loop.time() - began)
@@ -287,29 +303,42 @@ class Life:
                 for reservation in reservations:
                     reservation.settle(cost)
                 load.frontier_micro_usd += cost
-                self._meter.spent(job, provider, sold.name, cost, job.relay.usage if job.relay else None)
+                self._meter.spent(job, provider, sold.name, cost, usage)
             job.served.model.wake()
 
-    def _relay_from(self, job: Job, decision: Decision, target: TargetView) -> Relay:
+    def _offer(self, job: Job, decision: Decision) -> tuple[TargetView, Provider, ProviderModel, Collection[str]]:
+        """What is behind a decision to spill, and the fields that stay here."""
+        target = decision.target
+        provider = self._registry.providers.get(Key(job.served.key.namespace, target.provider)) if target else None
+        sold = provider.view.find_model(target.model) if provider and target else None
+        if target is None or provider is None or sold is None or job.spillability is None:
+            raise RuntimeError(
+                "a decision to spill names a provider's model that is there, for a request that may leave"
+            )
+        return target, provider, sold, job.spillability.removed
+
+    def _relay_from(self, job: Job, decision: Decision, target: TargetView, provider: Provider) -> Relay:
         return Relay(
             job.exchange,
             stream=job.request.stream,
             strip_usage=not job.request.wants_usage,
             head=job.head(b"frontier", decision.reason, target.model),
             is_full=lambda status, body: status == 429,
+            secret=provider.key,
         )
 
-    def _removed(self, job: Job) -> Collection[str]:
+    def _count_removed(self, job: Job, removed: Collection[str]) -> None:
+        """Under names that the client cannot make up: each is a series for as long as the gateway lives."""
         overflow = job.served.spec.overflow
-        dropped = overflow.drop_parameters if overflow is not None else ()
-        removed = spillability(job.request.route, job.request.fields, dropped).removed
-        self._meter.redacted(removed)
-        return removed
+        known = REDACTED | frozenset(overflow.drop_parameters if overflow is not None else ())
+        self._meter.redacted({name if name in known else "other" for name in removed})
 
     def _judge_provider(self, provider: Provider, relay: Relay, end: End, *, probe: bool) -> None:
         now, breaker = self._loop.time(), provider.breaker
         if end is End.FULL:
-            breaker.full(now, relay.retry_after or PROVIDER_FULL_SECONDS, probe=probe)
+            breaker.full(now, min(relay.retry_after or PROVIDER_FULL_SECONDS, MAX_FULL_SECONDS), probe=probe)
+        elif relay.failure is Failure.CLIENT:
+            breaker.cancel(probe=probe)
         elif end in (End.FAILED, End.BROKEN) or relay.status in OUR_FAULT:
             breaker.fail(now, probe=probe)
         else:
@@ -345,7 +374,14 @@ class Life:
     # refuse
 
     def _refuse(self, job: Job, decision: Decision) -> None:
-        """429 or 503, with the reason, and a time to come back where that can help."""
+        """429 or 503, with the reason, and a time to come back where that can help. Raises RefusedError where it never can."""
+        if job.request.wish is not Wish.ONLY and _is_too_large(job):
+            raise RefusedError(
+                400,
+                f"n: the request is {job.request.slots} sequences at once, and no replica of {job.served.name!r} runs so many",
+                "invalid_value",
+                "n" if job.request.choices > 1 else "prompt",
+            )
         self._count_demand(job, decision.reason)
         why = decision.not_spilled if decision.not_spilled not in (None, Reason.NO_TARGET) else decision.reason
         job.route, job.reason, job.code = REFUSED, str(why), decision.status
@@ -362,9 +398,19 @@ class Life:
         job.exchange.refuse(problem, line + job.id_line())
 
     def _count_demand(self, job: Job, reason: Reason) -> None:
-        if not job.counted and reason in FOR_WANT_OF_CAPACITY:
+        if not job.counted and reason in FOR_WANT_OF_CAPACITY and not _is_too_large(job):
             job.counted = True
             job.served.model.load.left(job.request.slots)
+
+
+def _unknown_model(name: str) -> RefusedError:
+    return RefusedError(404, f"the model {name!r} does not exist", "model_not_found", "model")
+
+
+def _is_too_large(job: Job) -> bool:
+    """It runs more sequences at once than any replica has slots: no wait and no further replica can help."""
+    largest = job.served.model.largest() or job.served.spec.engine.max_concurrency
+    return job.request.slots > largest
 
 
 def _engine_head(job: Job, address: bytes, length: int) -> bytes:

@@ -49,9 +49,9 @@ class Replica:
         return self.in_flight + self.peers_in_flight
 
     def fits(self, slots: int, now: float) -> bool:
-        """Whether it can take a request of that many slots. One larger than the replica fits where nothing else runs."""
+        """Whether it can take a request of that many slots."""
         taken = self.in_flight + self.peers_in_flight
-        return self.accepting and now >= self.avoid_until and (taken + slots <= self.slots or (not taken))
+        return self.accepting and now >= self.avoid_until and taken + slots <= self.slots
 
 
 class Slot:
@@ -121,6 +121,10 @@ class Model:
     def ready(self, avoid: Collection[str] = ()) -> int:
         """Replicas that take requests, without those in `avoid` (uids)."""
         return sum(replica.accepting and replica.uid not in avoid for replica in self.replicas.values())
+
+    def largest(self) -> int:
+        """The slots of the largest replica that takes requests; 0 where there is none."""
+        return max((replica.slots for replica in self.replicas.values() if replica.accepting), default=0)
 
     def fits(self, slots: int, avoid: Collection[str] = ()) -> bool:
         """Whether some replica has room now."""

@@ -13,6 +13,8 @@ from weir.overflow.policy import Wish
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+OUTPUT_CAPS = {CHAT: ("max_completion_tokens", "max_tokens"), COMPLETIONS: ("max_tokens",)}
+"""The fields that limit the tokens of a choice, the preferred one first."""
 MAX_CHOICES = 128
 """OpenAI's own limit on `n`."""
 MAX_PROMPTS = 2048
@@ -26,40 +28,46 @@ class InferenceRequest:
     route: str
     model: str
     """As the client named it."""
-    fields: dict[str, Any]
-    """The whole body, parsed. Not to be changed."""
     body: bytes
+    """All that is kept of it: parsed it may take twenty times the memory."""
     stream: bool
     wants_usage: bool
     """The client asked for the report of usage at the end of its stream."""
     slots: int
     """Sequences that run at once: choices times prompts."""
     choices: int
+    messages: int
+    """How many messages the prompt has."""
+    stream_options: Mapping[str, Any] | None
+    """None: it has no such field."""
     output_cap: int | None
     """The client's limit on the tokens of one choice."""
     wish: Wish
 
-    @property
-    def messages(self) -> int:
-        """How many messages the prompt has."""
-        return len(self.fields.get("messages", ()))
+    def parsed(self) -> dict[str, Any]:
+        """The body, parsed anew."""
+        fields: dict[str, Any] = orjson.loads(self.body)
+        return fields
 
     def engine_body(self, model: str) -> bytes:
-        """The body for an engine that knows the model as `model`: the client's own bytes wherever that is possible."""
+        """The body for an engine that knows the model as `model`: the client's own bytes wherever that is possible.
+
+        Raises RefusedError where it cannot be written.
+        """
         meter = self.stream and not self.wants_usage
         if model == self.model and not meter:
             return self.body
-        if model == self.model and "stream_options" not in self.fields:
+        if model == self.model and self.stream_options is None:
             # As first member, since what is there already need not be decoded and written again.
             start = self.body.index(b"{") + 1
             return b'{"stream_options":{"include_usage":true},' + self.body[start:]
-        return orjson.dumps(self.fields | {"model": model} | self.metering())
+        return dumps(self.parsed() | {"model": model} | self.metering())
 
     def metering(self) -> dict[str, Any]:
         """The field that makes a stream end with a report of usage."""
         if not self.stream or self.wants_usage:
             return {}
-        return {"stream_options": (self.fields.get("stream_options") or {}) | {"include_usage": True}}
+        return {"stream_options": {**(self.stream_options or {}), "include_usage": True}}
 
 
 def parse(route: str, body: bytes, headers: Mapping[bytes, bytes]) -> InferenceRequest:
@@ -78,19 +86,28 @@ def parse(route: str, body: bytes, headers: Mapping[bytes, bytes]) -> InferenceR
     if options is not None and not isinstance(options, dict):
         raise _wrong("stream_options", "must be an object")
     choices = _integer(fields, "n", MAX_CHOICES) or 1
-    caps = [_integer(fields, name, MAX_OUTPUT_TOKENS) for name in ("max_tokens", "max_completion_tokens")]
+    caps = [_integer(fields, name, MAX_OUTPUT_TOKENS) for name in OUTPUT_CAPS[route]]
     return InferenceRequest(
         route=route,
         model=model,
-        fields=fields,
         body=body,
         stream=stream,
         wants_usage=bool(options and options.get("include_usage")),
         slots=choices * _prompts(route, fields),
         choices=choices,
+        messages=len(fields["messages"]) if route == CHAT else 0,
+        stream_options=(options or {}) if "stream_options" in fields else None,
         output_cap=max((cap for cap in caps if cap is not None), default=None),
         wish=_wish(headers.get(b"x-weir-overflow")),
     )
+
+
+def dumps(fields: Mapping[str, Any]) -> bytes:
+    """The JSON of a request's fields. Raises RefusedError where they are nested too deeply for that."""
+    try:
+        return orjson.dumps(fields)
+    except orjson.JSONEncodeError as error:
+        raise RefusedError(400, f"the body cannot be handed on: {error}", "invalid_json") from None
 
 
 def _prompts(route: str, fields: Mapping[str, Any]) -> int:

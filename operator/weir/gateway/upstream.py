@@ -34,6 +34,8 @@ class Failure(StrEnum):
     """A 5xx that does not mean full."""
     ERROR_EVENT = "error-event"
     """A 200 whose first event is an error."""
+    CLIENT = "client"
+    """None of the other side's: the client took too long to read."""
     EMPTY = "empty"
     """A 200 that ended with nothing in it."""
 
