@@ -8,7 +8,7 @@ import random
 import pytest
 
 from weir.gateway.replicas import Model, Replica, Slot
-from weir.gateway.upstream import EnginePool
+from weir.gateway.upstream import EnginePool, Failure
 
 
 def model(*slots: int) -> Model:
@@ -67,6 +67,20 @@ async def test_where_nothing_is_sent(why: str) -> None:
     replica.avoid_until = made.loop.time() + 60 if why == "avoided" else 0.0
     assert made.take(1, {"a"} if why == "failed before" else ()) is None
     assert made.ready() == (why != "not accepting")
+
+
+async def test_who_is_suspected() -> None:
+    """One that cannot be reached at once; one that answers with errors only after some in a row."""
+    made = model(4, 4)
+    now = made.loop.time()
+    made.replicas["a"].failed(Failure.RESET, now)
+    assert not made.replicas["a"].fits(1, now)
+    assert made.replicas["a"].fits(1, now + 1.1)
+    for _ in range(2):
+        made.replicas["b"].failed(Failure.STATUS, now)
+    assert made.replicas["b"].fits(1, now)
+    made.replicas["b"].failed(Failure.ERROR_EVENT, now)
+    assert not made.replicas["b"].fits(1, now)
 
 
 async def test_who_waits_longest_is_served_first_and_nobody_overtakes() -> None:

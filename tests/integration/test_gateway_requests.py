@@ -121,7 +121,7 @@ async def test_a_saturated_model_holds_then_spills_and_says_so(world: World) -> 
     whole = await running.chat(headers=private, **fields)
     assert (whole.status, whole.backend, whole.headers["x-weir-reason"]) == (200, "frontier", "saturated")
     assert whole.headers["x-weir-model"] == "big"
-    assert int(whole.headers["x-weir-queue-ms"]) >= 50
+    assert int(whole.headers["x-weir-queue-ms"]) >= 40, "the 50 ms count from its arrival"
     streamed = await running.chat(stream=True, max_tokens=7)
     assert streamed.backend == "frontier"
     assert all(chunk["choices"] for chunk in events(streamed.body))
@@ -318,7 +318,7 @@ async def test_choices_take_a_slot_each(world: World) -> None:
     assert (await running.chat(n=2, max_tokens=1)).status == 429
     assert (await running.chat(n=1, max_tokens=1)).status == 200
     assert (await first).status == 200
-    assert len(json.loads((await running.chat(n=9, max_tokens=1)).body)["choices"]) == 9, "alone it may be larger"
+    assert (await running.chat(n=9, max_tokens=1)).status == 400, "no replica runs so many"
 
 
 @pytest.mark.parametrize(

@@ -146,17 +146,16 @@ async def test_gateways_count_together(world: World) -> None:
     tasks = [asyncio.create_task(running[0].chat(stream=True, max_tokens=4000, ignore_eos=True)) for _ in range(4)]
     await until("all slots to be taken", lambda: _equals(slots(running[0], world), 4))
 
-    async def refused() -> bool:
-        return (await running[1].chat(max_tokens=1)).status == 429
+    async def told(count: int) -> bool:
+        labels = f'{{model="m",namespace="{world.namespace}"}}'
+        return f"weir_gateway_peers_in_flight{labels} {float(count)}" in await running[1].metrics()
 
-    await until("the other to know", refused, timeout=3)
+    await until("the other to know", lambda: told(4), timeout=5)
+    assert (await running[1].chat(max_tokens=1)).status == 429
     for task in tasks:
         task.cancel()
-
-    async def served() -> bool:
-        return (await running[1].chat(max_tokens=1)).status == 200
-
-    await until("the other to know that they are free", served, timeout=3)
+    await until("the other to know that they are free", lambda: told(0), timeout=5)
+    assert (await running[1].chat(max_tokens=1)).status == 200
 
 
 async def test_a_replica_that_leaves_gets_nothing_new_and_finishes_what_it_has(world: World) -> None:

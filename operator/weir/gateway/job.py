@@ -56,6 +56,11 @@ class Job:
         self.reason = ""
         self.code = 0
 
+    @property
+    def engine_id(self) -> bytes:
+        """The id for an engine: its own for each attempt, since an engine refuses a second request of the same id."""
+        return self.request_id + b"-%x" % next(_numbers)
+
     def waited(self) -> float:
         """Seconds since it arrived."""
         return self.loop.time() - self.arrived

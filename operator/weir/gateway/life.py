@@ -28,7 +28,7 @@ from weir.gateway.money import Account, Till, reserve_all
 from weir.gateway.providers import Provider, bound_of, price_of
 from weir.gateway.registry import Registry
 from weir.gateway.relay import SSE_TYPE, End, Relay
-from weir.gateway.replicas import FULL_SECONDS, SUSPECT_SECONDS, Slot
+from weir.gateway.replicas import Slot
 from weir.gateway.request import parse
 from weir.gateway.server import JSON_TYPE, Exchange
 from weir.gateway.upstream import Failure
@@ -237,18 +237,19 @@ class Life:
         replica, load = slot.replica, job.served.model.load
         now = self._loop.time()
         if end is End.FULL:
-            replica.avoid_until = now + FULL_SECONDS
+            replica.full(now)
             self._meter.attempt_failed(job, LOCAL, replica.name, "full", f"status {relay.status}")
             return False
         if end is End.FAILED:
             job.failed.add(replica.uid)
-            replica.avoid_until = now + SUSPECT_SECONDS
+            replica.failed(relay.failure, now)
             self._meter.attempt_failed(job, LOCAL, replica.name, str(relay.failure), relay.detail)
             return False
         if end is End.BROKEN:
-            replica.avoid_until = now + SUSPECT_SECONDS
+            replica.failed(relay.failure, now)
             self._meter.broken(job, replica.name, relay.detail)
         elif relay.answering:
+            replica.errors = 0
             load.served(now - began, local=True)
         if end is End.WHOLE:
             _deliver(job, relay.status, relay.body, head, relay.content_type)
@@ -419,12 +420,15 @@ def _engine_head(job: Job, address: bytes, length: int) -> bytes:
     tracing = b""
     if b"traceparent" in headers:
         tracing = b"traceparent: %b\r\ntracestate: %b\r\n" % (headers[b"traceparent"], headers.get(b"tracestate", b""))
-    return b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b%b\r\n" % (
-        job.request.route.encode(),
-        address,
-        length,
-        tracing,
-        job.id_line(),
+    return (
+        b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%bx-request-id: %b\r\n\r\n"
+        % (
+            job.request.route.encode(),
+            address,
+            length,
+            tracing,
+            job.engine_id,
+        )
     )
 
 

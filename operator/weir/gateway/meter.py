@@ -27,6 +27,11 @@ FRONTIER = "frontier"
 LOCAL = "local"
 REFUSED = "refused"
 
+_LEVELS = (
+    *(metrics.REPLICAS, metrics.IN_FLIGHT, metrics.PEERS_IN_FLIGHT, metrics.QUEUED, metrics.SPILLING),
+    *(metrics.BREAKER, metrics.BUDGET_REMAINING),
+)
+
 
 class _Series:
     """What a request of one kind counts in."""
@@ -141,18 +146,13 @@ class Meter:
     def levels(self, registry: Registry, budgets: Callable[[], dict[Key, int]], age: float) -> None:
         """The gauges, just before they are read."""
         now = asyncio.get_running_loop().time()
-        for gauge in (
-            metrics.REPLICAS,
-            metrics.IN_FLIGHT,
-            metrics.QUEUED,
-            metrics.SPILLING,
-            metrics.BREAKER,
-            metrics.BUDGET_REMAINING,
-        ):
+        for gauge in _LEVELS:
             gauge.clear()
         for key, model in registry.models.items():
             metrics.REPLICAS.labels(*key).set(model.ready())
             metrics.IN_FLIGHT.labels(*key).set(model.load.local.level)
+            peers = sum(replica.peers_in_flight for replica in model.replicas.values())
+            metrics.PEERS_IN_FLIGHT.labels(*key).set(peers)
             metrics.QUEUED.labels(*key).set(model.load.queued.level)
             metrics.SPILLING.labels(*key).set(model.load.spilling)
         for key, provider in registry.providers.items():

@@ -15,19 +15,24 @@ from contextlib import contextmanager
 
 from weir.api.load import ModelLoad
 from weir.gateway.load import LoadCounters
-from weir.gateway.upstream import EnginePool
+from weir.gateway.upstream import EnginePool, Failure
 from weir.overflow.policy import OverflowPolicy
 
 FULL_SECONDS = 0.25
 """A replica that said it was full, against our count, is left alone for so long."""
 SUSPECT_SECONDS = 1.0
-"""A replica that failed a request is left alone for so long, then tried again: it may be gone before its pod says so."""
+"""A replica that failed is left alone for so long, then tried again: it may be gone before its pod says so."""
+SUSPECT_AFTER = 3
+"""Errors in a row, of a replica that answers: one request that breaks engines must not make all of them look broken."""
+
+
+_UNREACHABLE = frozenset({Failure.CONNECT, Failure.RESET, Failure.TIMEOUT})
 
 
 class Replica:
     """One ready engine pod, between two starts of its engine."""
 
-    __slots__ = ("accepting", "avoid_until", "in_flight", "name", "peers_in_flight", "pool", "slots", "uid")
+    __slots__ = ("accepting", "avoid_until", "errors", "in_flight", "name", "peers_in_flight", "pool", "slots", "uid")
 
     def __init__(self, uid: str, name: str, slots: int, pool: EnginePool) -> None:
         self.uid = uid
@@ -42,6 +47,8 @@ class Replica:
         """False once it terminates, is not ready or gone: what runs there may finish."""
         self.avoid_until = 0.0
         """Loop time until which it gets no new request."""
+        self.errors = 0
+        """In a row."""
 
     @property
     def taken(self) -> int:
@@ -52,6 +59,16 @@ class Replica:
         """Whether it can take a request of that many slots."""
         taken = self.in_flight + self.peers_in_flight
         return self.accepting and now >= self.avoid_until and taken + slots <= self.slots
+
+    def failed(self, failure: Failure | None, now: float) -> None:
+        """It failed a request."""
+        self.errors += 1
+        if failure in _UNREACHABLE or self.errors >= SUSPECT_AFTER:
+            self.avoid_until = now + SUSPECT_SECONDS
+
+    def full(self, now: float) -> None:
+        """It has no room, whatever we count."""
+        self.avoid_until = now + FULL_SECONDS
 
 
 class Slot:
