@@ -124,7 +124,7 @@ def crds_installed(control_plane: ControlPlane) -> None:
 
 
 def _established(plane: ControlPlane, path: str) -> bool:
-    conditions = plane.api.request("GET", path).get("status", {}).get("conditions", [])
+    conditions = plane.api.request("GET", path).get("status", {}).get("conditions") or []
     return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
 
