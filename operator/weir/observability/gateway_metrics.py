@@ -15,6 +15,9 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 REQUESTS = Counter("weir_gateway_requests_total", "Requests, when they ended.", [*_MODEL, "route", "reason", "code"])
 REPLICAS = Gauge("weir_gateway_replicas", "Replicas that this gateway sends requests to.", _MODEL)
 IN_FLIGHT = Gauge("weir_gateway_in_flight", "Slots taken on local replicas by this gateway.", _MODEL)
+PEERS_IN_FLIGHT = Gauge(
+    "weir_gateway_peers_in_flight", "Slots taken by the other gateways, as this one was last told.", _MODEL
+)
 QUEUED = Gauge("weir_gateway_queued", "Requests that wait for a local slot.", _MODEL)
 SPILLING = Gauge("weir_gateway_spilling", "Requests at a provider now.", _MODEL)
 HOLD_SECONDS = Histogram(
