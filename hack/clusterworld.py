@@ -166,7 +166,9 @@ class ClusterWorld:
             "imagePullPolicy": "Never",
             "args": ["engines.frontier", "--port=9000", f"--key={KEY}", "--model=big=3/0.3/15,128000,4096", *arguments],
             "ports": [{"containerPort": 9000}],
-            "readinessProbe": {"httpGet": {"path": "/healthz", "port": 9000}, "periodSeconds": 1},
+            # Not a readinessProbe: on a busy machine that would take it out of its Service.
+            "startupProbe": {"httpGet": {"path": "/healthz", "port": 9000}, "periodSeconds": 1, "failureThreshold": 60},
+            "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
         }
         spec = {"containers": [container], "terminationGracePeriodSeconds": 1}
         service = Resource("", "v1", "services", "Service")

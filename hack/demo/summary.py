@@ -15,6 +15,7 @@ TARGET = 0.70
 MINIMUM_REQUESTS = 2000
 MINIMUM_PEAK = 3
 MINIMUM_SUCCESS = 0.99
+_NO_ANSWER = (Outcome.FAILED, Outcome.LOST)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Summary:
     lost: int
     rejected: int
     rejected_by_budget: int
+    failures: dict[str, int]
+    """By status and code: what was neither answered nor rejected."""
     local: int
     frontier: int
     reasons: dict[str, int]
@@ -75,6 +78,7 @@ def summarize(
         lost=sum(r.outcome is Outcome.LOST for r in records),
         rejected=len(rejected),
         rejected_by_budget=sum(r.code == "budget_exhausted" for r in rejected),
+        failures=dict(Counter(f"{r.status} {r.code}" for r in records if r.outcome in _NO_ANSWER).most_common()),
         local=sum(r.backend == "local" for r in answered),
         frontier=sum(r.backend == "frontier" for r in answered),
         reasons=dict(Counter(r.reason for r in records if r.reason).most_common()),

@@ -92,11 +92,12 @@ spec:
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6
+      # Nor for leaving the Service, which puts the load on the others, or on nobody. A pod that is told to go leaves at once anyway.
       readinessProbe:
         httpGet: {path: /readyz, port: admin}
         periodSeconds: 2
-        timeoutSeconds: 2
-        failureThreshold: 2
+        timeoutSeconds: 5
+        failureThreshold: 5
       {{- if .preStopSeconds }}
       lifecycle:
         # New requests still come for a moment after the pod is told to go, until every node has heard of it.
