@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from controlplane import ControlPlane
-from operatorworld import OperatorWorld, new_operator_world
+from testbed.operator import OperatorWorld, new_operator_world
 
 
 @pytest.fixture

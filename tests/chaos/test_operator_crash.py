@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from gatewayworld import until
-from operatorworld import OperatorWorld, stays
+from testbed.gateway import until
+from testbed.operator import OperatorWorld, stays
 from weir.kube.resources import MODELDEPLOYMENTS, Json
 
 pytestmark = pytest.mark.timeout(180)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from controlplane import ControlPlane
-from gatewayworld import until
-from operatorworld import OperatorWorld
+from testbed.gateway import until
+from testbed.operator import OperatorWorld
 from weir.kube.errors import Unreachable
 from weir.kube.resources import SERVICES, Json
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from controlplane import ControlPlane
-from gatewayworld import until
-from operatorworld import OperatorProcess
+from testbed.gateway import until
+from testbed.operator import OperatorProcess
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(120)]
 CRDS = Path(__file__).parents[2] / "crds"

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from clusterworld import ClusterWorld, Release, new_cluster_world
 from devcluster import DevCluster
+from testbed.cluster import ClusterWorld, Release, new_cluster_world
 
 
 @pytest.fixture(scope="session")

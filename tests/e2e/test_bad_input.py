@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from clusterworld import SPACE, ClusterWorld, Release, new_cluster_world, until
+from testbed.cluster import SPACE, ClusterWorld, Release, new_cluster_world, until
 from weir.kube.resources import CONFIGMAPS, FRONTIERPROVIDERS
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import openai
 import pytest
 
-from clusterworld import SPACE, ClusterWorld, kill, ready, unanswered, until
+from testbed.cluster import SPACE, ClusterWorld, kill, ready, unanswered, until
 from weir.kube.resources import PODS, REPLICASETS, SERVICES, Json, Resource
 
 pytestmark = pytest.mark.timeout(240)

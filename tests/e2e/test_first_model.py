@@ -6,8 +6,8 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
-from clusterworld import SPACE, SYSTEM, ClusterWorld, ready
 from controlplane.run import RunError
+from testbed.cluster import SPACE, SYSTEM, ClusterWorld, ready
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import aiohttp
 import pytest
 
-from clusterworld import SPACE, SYSTEM, Answer, ClusterWorld, kill, ready, unanswered, until
 from demo.client import Record
+from testbed.cluster import SPACE, SYSTEM, Answer, ClusterWorld, kill, ready, unanswered, until
 from weir.kube.resources import LEASES, MODELDEPLOYMENTS, PODS, SPENDLEDGERS
 
 pytestmark = pytest.mark.timeout(300)

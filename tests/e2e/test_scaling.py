@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from clusterworld import SPACE, ClusterWorld, unanswered, until
+from testbed.cluster import SPACE, ClusterWorld, unanswered, until
 
 pytestmark = pytest.mark.timeout(300)
 QUICK_DOWN = {"scaleDown": {"stabilizationWindowSeconds": 5}}

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 import openai
 import pytest
 
-from clusterworld import KEY, Answer, ClusterWorld, Frontier, until
+from testbed.cluster import KEY, Answer, ClusterWorld, Frontier, until
 from weir.api.quantity import Usd
 from weir.kube.resources import FRONTIERPROVIDERS, Json
 

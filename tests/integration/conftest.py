@@ -9,8 +9,8 @@ import pytest
 import uvloop
 
 from controlplane import ControlPlane
-from gatewayworld import World, new_world
-from operatorworld import OperatorWorld, new_operator_world
+from testbed.gateway import World, new_world
+from testbed.operator import OperatorWorld, new_operator_world
 
 
 def pytest_asyncio_loop_factories(

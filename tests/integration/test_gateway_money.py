@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gatewayworld import Running, World, until
+from testbed.gateway import Running, World, until
 from weir.kube.resources import FRONTIERPROVIDERS, MODELDEPLOYMENTS, SPENDLEDGERS
 
 TARGET = {"providerRef": {"name": "p"}, "model": "big"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from gatewayworld import Running, World, until
+from testbed.gateway import Running, World, until
 from weir.kube.resources import MODELDEPLOYMENTS, Key
 
 OVERFLOW: dict[str, Any] = {"targets": [{"providerRef": {"name": "p"}, "model": "big"}], "holdTime": "0s"}

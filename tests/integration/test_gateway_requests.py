@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gatewayworld import KEY, PRICES, Running, World, until
+from testbed.gateway import KEY, PRICES, Running, World, until
 
 TARGET = {"providerRef": {"name": "p"}, "model": "big"}
 OVERFLOW = {"targets": [TARGET], "holdTime": "50ms"}

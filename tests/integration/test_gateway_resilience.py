@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from gatewayworld import KEY, Running, World, until
+from testbed.gateway import KEY, Running, World, until
 from weir.gateway.config import Identity
 from weir.kube.resources import MODELDEPLOYMENTS, PODS, SECRETS
 

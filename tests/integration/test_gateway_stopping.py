@@ -7,7 +7,7 @@ import json
 import signal
 from urllib.parse import urlsplit
 
-from gatewayworld import World, until
+from testbed.gateway import World, until
 
 
 async def test_a_request_that_is_whole_only_after_the_draining_is_still_answered(world: World) -> None:

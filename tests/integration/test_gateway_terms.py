@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from gatewayworld import World, until
+from testbed.gateway import World, until
 from weir.gateway.life import RECONSIDER_SECONDS
 from weir.kube.resources import MODELDEPLOYMENTS, Key
 

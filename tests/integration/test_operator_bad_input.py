@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from gatewayworld import until
-from operatorworld import OperatorWorld
+from testbed.gateway import until
+from testbed.operator import OperatorWorld
 from weir.kube.resources import EVENTS, MODELDEPLOYMENTS, REPLICASETS, SECRETS, SERVICES, Json
 
 pytestmark = pytest.mark.timeout(120)

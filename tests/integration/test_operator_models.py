@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from gatewayworld import until
-from operatorworld import OperatorProcess, OperatorWorld
+from testbed.gateway import until
+from testbed.operator import OperatorProcess, OperatorWorld
 from weir.kube.resources import MODELDEPLOYMENTS, PODS, REPLICASETS, SERVICES, Json
 
 pytestmark = pytest.mark.timeout(120)

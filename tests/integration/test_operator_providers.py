@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gatewayworld import until
-from operatorworld import OperatorWorld
+from testbed.gateway import until
+from testbed.operator import OperatorWorld
 from weir.kube.resources import FRONTIERPROVIDERS, SECRETS, SPENDLEDGERS, Json
 
 pytestmark = pytest.mark.timeout(120)

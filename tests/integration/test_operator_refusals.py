@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gatewayworld import until
-from operatorworld import OperatorWorld, stays
+from testbed.gateway import until
+from testbed.operator import OperatorWorld, stays
 from weir.kube.errors import Invalid
 from weir.kube.resources import REPLICASETS, SERVICES, Json, Resource
 

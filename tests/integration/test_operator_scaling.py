@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gatewayworld import until
-from operatorworld import LoadGateway, OperatorWorld, stays
+from testbed.gateway import until
+from testbed.operator import LoadGateway, OperatorWorld, stays
 from weir.kube.resources import Json
 
 pytestmark = pytest.mark.timeout(180)

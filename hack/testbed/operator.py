@@ -21,7 +21,7 @@ import aiohttp
 from aiohttp import web
 
 from controlplane import ControlPlane
-from gatewayworld import until
+from testbed.gateway import until
 from weir.api.load import LoadReport, ModelLoad
 from weir.kube.client import KubeClient
 from weir.kube.config import load_config
