@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -57,7 +58,7 @@ class Usage:
         return {**self.counts(), **present}
 
 
-class Writer:
+class Writer(ABC):
     """Renders one request's answer. Everything that does not change from token to token is rendered once."""
 
     prefix: ClassVar[str]
@@ -104,11 +105,11 @@ class Writer:
     def _counts(self, prompt: int, completion: int) -> str:
         return f'{{"prompt_tokens":{prompt},"total_tokens":{prompt + completion},"completion_tokens":{completion}}}'
 
-    def _choice(self, index: int, text: str, finish: str | None) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _choice(self, index: int, text: str, finish: str | None) -> str: ...
 
-    def _whole(self, index: int, text: str, finish: str) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _whole(self, index: int, text: str, finish: str) -> dict[str, Any]: ...
 
 
 class ChatWriter(Writer):
