@@ -247,6 +247,16 @@ class ClusterWorld:
         except AssertionError as error:
             raise AssertionError(f"{error}; status {json.dumps(await self.status(name))}") from error
 
+    async def until_restarted(self, pod: Json) -> None:
+        """Waits until the pod, as it was seen before, has started its container again and is Ready."""
+        meta, before = pod["metadata"], restarts(pod)
+
+        async def holds() -> bool:
+            now = await self.kube.get(PODS, meta["namespace"], meta["name"])
+            return restarts(now) > before and ready(now)
+
+        await until(f"{meta['name']} to have started again", holds)
+
     async def pods(self, name: str) -> list[Json]:
         """Those of a model that are not going."""
         found = await self.kube.list(PODS, SPACE, label_selector=f"weir.dev/model={name}")
@@ -339,6 +349,11 @@ def unanswered(records: Sequence[Record]) -> Counter[str]:
 def ready(pod: Json) -> bool:
     """Whether a pod says so."""
     return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"].get("conditions", ()))
+
+
+def restarts(pod: Json) -> int:
+    """How often its container was started again."""
+    return sum(container["restartCount"] for container in pod["status"]["containerStatuses"])
 
 
 def kill(pod: Json) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import openai
 import pytest
 
-from testbed.cluster import SPACE, ClusterWorld, kill, ready, unanswered, until
+from testbed.cluster import SPACE, ClusterWorld, kill, unanswered, until
 from weir.kube.resources import PODS, REPLICASETS, SERVICES, Json, Resource
 
 pytestmark = pytest.mark.timeout(240)
@@ -23,12 +23,7 @@ async def test_a_replica_killed_before_its_first_token_costs_no_client_anything(
         stuck = await world.running(victim)
         before = len(records)
         kill(victim)
-
-        async def back() -> bool:
-            pod = await world.kube.get(PODS, SPACE, victim["metadata"]["name"])
-            return ready(pod) and pod["status"]["containerStatuses"][0]["restartCount"] == 1
-
-        await until("the replica to be back", back)
+        await world.until_restarted(victim)
         await until("the restarted replica to be used", lambda: _runs(world, victim, 1))
     assert len(records) - before > stuck
     assert not unanswered(records)

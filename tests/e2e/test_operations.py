@@ -75,7 +75,8 @@ async def test_a_gateway_killed_with_money_in_hand_is_counted_as_having_spent_it
     await until("the streams at the provider", all_there)
     holders = (await world.kube.get(SPENDLEDGERS, SPACE, "modeldeployment.leased"))["status"]["holders"]
     gateways = {pod["metadata"]["uid"]: pod for pod in await world.own_pods("gateway")}
-    kill(gateways[holders[0]["holder"].partition(".")[0]])
+    victim = gateways[holders[0]["holder"].partition(".")[0]]
+    kill(victim)
     answers = await asyncio.gather(*streams)
     assert None in answers, "no stream was cut: it had none"
     assert all(answer.body.endswith(b"data: [DONE]\n\n") for answer in answers if answer)
@@ -88,11 +89,7 @@ async def test_a_gateway_killed_with_money_in_hand_is_counted_as_having_spent_it
     assert 0 < billed <= committed <= budget
     assert committed >= 400 * 15, "what the dead one held stays spent"
 
-    async def serving() -> bool:
-        pods = await world.own_pods("gateway")
-        return [ready(pod) for pod in pods] == [True, True]
-
-    await until("both gateways to be ready", serving)
+    await world.until_restarted(victim)
     statuses: Counter[int] = Counter()
 
     async def client() -> None:
